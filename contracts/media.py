@@ -1,0 +1,70 @@
+"""Decoded media, shared by all the stages of a pass: bytes are decoded once per row and pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import pyarrow as pa
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MediaFailure = Literal["missing", "too_large", "undecodable"]
+"""Why a row has no decoded media: null bytes, over the recipe's cap, or not decodable."""
+
+MEDIA_REF = pa.struct(
+    [
+        pa.field("path", pa.string()),
+        pa.field("offset", pa.int64()),
+        pa.field("length", pa.int64()),
+        pa.field("digest", pa.binary(16)),
+    ]
+)
+"""Where the bytes of local media are: fsspec path, offset and length in bytes, BLAKE2b-128.
+
+A source that has local media writes the column ``<payload>_ref`` of this type; the pipeline reads
+the payload column (``image``, ``audio``) from it when a stage asks for it, and nulls a payload
+whose bytes no longer have that digest.
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MediaCaps:
+    """Recipe-wide caps on what is decoded; they enter the fingerprint of every media stage."""
+
+    max_pixels: int = 89_478_485
+    """Width times height, read from the header before any pixel is decoded (Pillow's default)."""
+    max_duration_s: float = 3600.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecodedImage:
+    """One decoded image.
+
+    pixels: first frame, EXIF orientation applied, in the mode that Pillow decoded it to
+        (so ``pixels.convert("L")`` equals what imagehash sees for an unrotated file).
+    format: Pillow's name ("JPEG", "PNG", "WEBP", "GIF", ...).
+    exif_orientation: 1 to 8 as stored in the file; 1 where there is none.
+    animated: more than one frame.  alpha: an alpha channel or a transparent palette entry.
+    """
+
+    pixels: Image.Image
+    format: str
+    exif_orientation: int = 1
+    animated: bool = False
+    alpha: bool = False
+
+
+class Media(Protocol):
+    """Decoded media of the batch that a stage is annotating."""
+
+    def images(self, column: str = "image") -> Iterator[DecodedImage | MediaFailure]:
+        """Yield one decoded image or failure code per row, in row order.
+
+        Decodes in parallel threads ahead of the reader and keeps what fits the memory budget, so
+        that the next stage of the pass gets the same pixels without decoding again. Do not modify
+        ``pixels``.
+        """
+        ...

@@ -1,0 +1,78 @@
+"""Parameters of stages, filters, sources and exporters: declared once, validated, described.
+
+A parameter is a keyword of a factory or a field of a frozen dataclass, with a type that pydantic
+understands (``int``, ``float``, ``bool``, ``str``, ``Literal``, ``tuple[str, ...]``,
+``Annotated[int, Ge(1)]``, ...). Types are strict: ``"1"`` is not an ``int``, and YAML's ``no`` is
+not a ``str``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pydantic
+
+Role = typing.Literal["result", "effort"]
+
+
+def result(default: Any = dataclasses.MISSING) -> Any:
+    """Declare a field that can change the output: it enters the fingerprint. The default role."""
+    return dataclasses.field(default=default, metadata={"role": "result"})
+
+
+def effort(default: Any = dataclasses.MISSING) -> Any:
+    """Declare a field that cannot change the output (workers, time-outs): no fingerprint."""
+    return dataclasses.field(default=default, metadata={"role": "effort"})
+
+
+def role_of(field: dataclasses.Field[Any]) -> Role:
+    """Return the declared role of a dataclass field; ``result`` where nothing was declared."""
+    return typing.cast(Role, field.metadata.get("role", "result"))
+
+
+def result_parameters(instance: Any) -> dict[str, Any]:
+    """Return the ``result`` parameters of a stage, in declaration order."""
+    return {
+        f.name: getattr(instance, f.name)
+        for f in dataclasses.fields(instance)
+        if role_of(f) == "result"
+    }
+
+
+@functools.cache
+def parameters_model(factory: Callable[..., Any]) -> type[pydantic.BaseModel]:
+    """Return the strict pydantic model of a factory's keywords (a dataclass or a function)."""
+    target = factory.__init__ if inspect.isclass(factory) else factory  # type: ignore[misc]
+    hints = typing.get_type_hints(target, include_extras=True)
+    if inspect.isclass(factory):
+        hints = {**typing.get_type_hints(factory, include_extras=True), **hints}
+    fields: dict[str, Any] = {}
+    for name, parameter in inspect.signature(factory).parameters.items():
+        default = ... if parameter.default is inspect.Parameter.empty else parameter.default
+        fields[name] = (hints.get(name, Any), default)
+    return pydantic.create_model(
+        factory.__name__,
+        __config__=pydantic.ConfigDict(extra="forbid", strict=True, protected_namespaces=()),
+        __doc__=(inspect.getdoc(factory) or "").split("\n")[0],
+        **fields,
+    )
+
+
+def validate(factory: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keywords for ``factory`` from untyped YAML values.
+
+    Raises pydantic.ValidationError; the recipe parser turns it into a RecipeError with its place.
+    """
+    lists = {k: _tuples(v) for k, v in values.items()}
+    model = parameters_model(factory).model_validate(lists)
+    return {name: getattr(model, name) for name in type(model).model_fields}
+
+
+def _tuples(value: Any) -> Any:
+    """YAML has lists only; frozen parameters hold tuples."""
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value

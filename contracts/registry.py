@@ -1,0 +1,118 @@
+"""Registries: the names that a recipe may use. There are no import paths in YAML."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import entry_points
+from typing import Any, Generic, TypeVar
+
+from winnow.contracts.errors import RecipeError
+from winnow.contracts.exporter import Exporter
+from winnow.contracts.source import Source
+from winnow.contracts.stage import GlobalStage, Stage
+
+T = TypeVar("T", bound=Callable[..., Any])
+
+
+class Registry(Mapping[str, T], Generic[T]):
+    """Name -> factory, filled by importing the built-in package and the plug-ins' entry points."""
+
+    def __init__(self, kind: str, package: str) -> None:
+        self.kind, self._package = kind, package
+        self._entries: dict[str, T] = {}
+        self._loaded = False
+
+    def add(self, name: str, factory: T) -> None:
+        """Register a factory; a name can be taken once."""
+        known = self._entries.get(name)
+        if known is not None and known.__qualname__ != factory.__qualname__:
+            msg = f"{self.kind} {name!r} is registered twice"
+            raise ValueError(msg)
+        self._entries[name] = factory
+
+    def load(self) -> None:
+        """Import every module of the built-in package, then the entry points ``winnow.<kind>s``."""
+        if self._loaded:
+            return
+        self._loaded = True
+        package = importlib.import_module(self._package)
+        for module in pkgutil.iter_modules(package.__path__):
+            if not module.name.startswith("_"):
+                importlib.import_module(f"{self._package}.{module.name}")
+        for entry in entry_points(group=f"winnow.{self.kind}s"):
+            entry.load()
+
+    def find(self, name: str) -> T:
+        """Return the factory, or raise RecipeError with the nearest valid names."""
+        self.load()
+        try:
+            return self._entries[name]
+        except KeyError:
+            near = difflib.get_close_matches(name, self._entries, n=3, cutoff=0.5)
+            hint = f"did you mean {' or '.join(near)}?" if near else ""
+            msg = f"there is no {self.kind} {name!r}; {hint or 'known: ' + ', '.join(sorted(self))}"
+            raise RecipeError(msg) from None
+
+    def __getitem__(self, name: str) -> T:
+        self.load()
+        return self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        self.load()
+        return iter(sorted(self._entries))
+
+    def __len__(self) -> int:
+        self.load()
+        return len(self._entries)
+
+
+STAGES: Registry[type[Stage]] = Registry("stage", "winnow.stages")
+GLOBAL_STAGES: Registry[type[GlobalStage]] = Registry("global_stage", "winnow.stages.dedupe")
+SOURCES: Registry[type[Source]] = Registry("source", "winnow.stages.sources")
+EXPORTERS: Registry[type[Exporter]] = Registry("exporter", "winnow.stages.export")
+FILTERS: Registry[Callable[..., Any]] = Registry("filter", "winnow.filters")
+
+C = TypeVar("C", bound=type[Any])
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _register(registry: Registry[Any], name: str, version: int) -> Callable[[C], C]:
+    def register(cls: C) -> C:
+        cls.name, cls.version = name, version
+        registry.add(name, cls)
+        return cls
+
+    return register
+
+
+def register_stage(name: str, *, version: int) -> Callable[[C], C]:
+    """Register a Stage; bump ``version`` whenever its output can change."""
+    return _register(STAGES, name, version)
+
+
+def register_global_stage(name: str, *, version: int) -> Callable[[C], C]:
+    """Register a GlobalStage."""
+    return _register(GLOBAL_STAGES, name, version)
+
+
+def register_source(name: str, *, version: int) -> Callable[[C], C]:
+    """Register a Source."""
+    return _register(SOURCES, name, version)
+
+
+def register_exporter(name: str, *, version: int) -> Callable[[C], C]:
+    """Register an Exporter."""
+    return _register(EXPORTERS, name, version)
+
+
+def register_filter(name: str) -> Callable[[F], F]:
+    """Register a filter factory: keywords in, an expression or a selection rule out."""
+
+    def register(factory: F) -> F:
+        FILTERS.add(name, factory)
+        return factory
+
+    return register

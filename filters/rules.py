@@ -1,0 +1,53 @@
+"""Selection rules that need more than the row itself: a rank over the pool, a priority cover."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from winnow.filters.expr import Expr
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TopFraction:
+    """Keep rows whose ``column`` is at or above the value at descending rank min(int(n*f), n-1).
+
+    n counts the rows of the pool with a value. ``over="unrepeated"`` ranks all rows of the source
+    that are not marked ``repeated_row`` (DataComp: the pool, whatever other filters say);
+    ``over="survivors"`` ranks what the filters before this one have kept. Ties are kept.
+    """
+
+    column: str
+    fraction: float
+    over: Literal["unrepeated", "survivors"] = "unrepeated"
+
+    def columns(self) -> frozenset[str]:
+        """Columns read."""
+        return frozenset({self.column})
+
+    def __str__(self) -> str:
+        return f"{self.column} in the top {self.fraction:g} of {self.over} rows"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PriorityCover:
+    """Keep a row unless it neighbours a kept row that comes earlier in order of preference.
+
+    ``neighbors``: a column of type list<fixed_size_binary(16)> with uids. ``prefer``: columns with
+    their direction, most important first; nulls last; the uid breaks ties, smallest first.
+    """
+
+    neighbors: str
+    prefer: tuple[tuple[str, Literal["largest", "smallest"]], ...]
+
+    def columns(self) -> frozenset[str]:
+        """Columns read."""
+        return frozenset({self.neighbors, *(name for name, _ in self.prefer)})
+
+    def __str__(self) -> str:
+        order = ", ".join(f"{way} {name}" for name, way in self.prefer)
+        return f"no kept row of {self.neighbors} is preferred ({order or 'smallest uid'})"
+
+
+Rule = Expr | TopFraction | PriorityCover
+"""What a filter factory returns."""
