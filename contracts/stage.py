@@ -91,7 +91,7 @@ class Stage(abc.ABC):
 
     @abc.abstractmethod
     def annotate(self, batch: pa.RecordBatch, state: Any, media: Media) -> pa.RecordBatch:
-        """Return exactly ``writes``, one row per row of ``batch`` (``uid`` + ``reads``), in order."""
+        """Return exactly ``writes``, one row per row of ``batch`` (uid + ``reads``), in order."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,7 +111,7 @@ class GlobalInputs(abc.ABC):
 
     @abc.abstractmethod
     def table(self, shard: ShardRef) -> pa.Table:
-        """Return ``uid`` (fixed_size_binary(16)) + the stage's ``reads`` of a shard, in row order."""
+        """Return ``uid`` (binary(16)) + the stage's ``reads`` of a shard, in row order."""
 
     def tables(self) -> Iterator[tuple[ShardRef, pa.Table]]:
         """Yield every shard with its table."""

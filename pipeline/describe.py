@@ -1,0 +1,199 @@
+"""What a person is told: the plan before a run, the funnel after it, the story of one row."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from winnow.contracts.errors import SetupError
+from winnow.contracts.parameters import result_parameters
+from winnow.filters.rules import PriorityCover, TopFraction
+from winnow.pipeline.arrow_files import from_file, is_payload
+from winnow.pipeline.columns import ShardReader
+from winnow.pipeline.plan import Pass, Plan
+from winnow.pipeline.selection import SUMMARY
+from winnow.pipeline.shards import Shard
+from winnow.pipeline.storage import Storage
+from winnow.pipeline.work import State, library_versions
+
+
+def plan_lines(plan: Plan, state: State | None) -> Iterator[str]:
+    """Yield the plan as text; with a state, what is cached and what will run."""
+    recipe = plan.recipe
+    yield f"recipe {recipe.name} ({recipe.file})"
+    yield f"source {recipe.source.name}: {_source_summary(plan, state)}"
+    yield f"  columns {', '.join(f'{f.name}: {f.type}' for f in plan.source_schema)}"
+    number = 0
+    for step in plan.steps:
+        if isinstance(step, Pass):
+            number += 1
+            needs = step.resources
+            gpus = f", {needs.num_gpus:g} GPU" if needs.num_gpus else ""
+            yield f"pass {number}: {needs.num_cpus:g} CPU{gpus}, {step.chunk_rows} rows a chunk"
+            for entry in step.entries:
+                yield from _stage_lines(plan, state, entry.key)
+        else:
+            yield "all rows at once:"
+            yield from _stage_lines(plan, state, step.key)
+    yield "filters, in this order:"
+    for position, entry_ in enumerate(plan.filters, 1):
+        kind = (
+            "" if not isinstance(entry_.rule, TopFraction | PriorityCover) else " [over all rows]"
+        )
+        yield f"  {position}. {entry_.key}: {entry_.rule}; null: {entry_.on_null}{kind}"
+    for export in recipe.exports:
+        payloads = ", ".join(export.exporter.payloads(plan.schema)) or "no payload"
+        yield f"export {export.key}: {export.exporter.name}, {payloads}, seed {export.seed}"
+
+
+def _source_summary(plan: Plan, state: State | None) -> str:
+    parameters = ", ".join(f"{k}={v!r}" for k, v in result_parameters(plan.recipe.source).items())
+    if state is None:
+        return f"{parameters}; not read yet"
+    rows = sum(s.num_rows for s in state.shards)
+    return f"{parameters}; {rows:,} rows in {len(state.shards)} shards"
+
+
+def _stage_lines(plan: Plan, state: State | None, key: str) -> Iterator[str]:
+    entry = plan.entry(key)
+    writes = ", ".join(entry.stage.writes.names)
+    status = "will run on all rows"
+    if state is not None and key in state.fingerprints:
+        left = state.missing(key)
+        total = sum(s.num_rows for s in state.contents)
+        status = "cached" if not left else f"will run on {left:,} of {total:,} rows"
+        status += f" [{state.fingerprints[key][:12]}]"
+    when = f" when {entry.when}" if entry.when is not None else ""
+    use = "" if entry.stage.name == key else f" ({entry.stage.name})"
+    yield f"  {key}{use}{when}: {status}"
+    yield f"    writes {writes}"
+
+
+def mixture_warnings(plan: Plan, state: State) -> Iterator[str]:
+    """Yield a line per stage whose files come from other library versions than these."""
+    here = library_versions()
+    for entry in plan.recipe.stages:
+        if entry.key not in state.committed:
+            continue
+        folder = state.sets[entry.key].folder
+        there = json.loads(state.storage.read(f"{folder}/_stage.json")).get("libraries", {})
+        differing = [
+            f"{n} {there[n]} (here {here.get(n)})" for n in there if there[n] != here.get(n)
+        ]
+        if differing:
+            yield f"{entry.key} was computed with {', '.join(differing)}"
+
+
+def latest_selection(storage: Storage) -> str:
+    """Return the selection of the last run."""
+    from winnow.pipeline.run import LATEST
+
+    if not storage.exists(LATEST):
+        msg = f"{storage.root} has no finished run; `winnow run RECIPE --workspace {storage.root}`"
+        raise SetupError(msg)
+    selection = str(json.loads(storage.read(LATEST))["selection"])
+    if not selection:
+        msg = f"the last run in {storage.root} failed before it selected anything"
+        raise SetupError(msg)
+    return selection
+
+
+def load_summary(storage: Storage, selection: str | None) -> dict[str, Any]:
+    """Return the summary of a selection (a prefix of its name is enough), or of the latest."""
+    if selection is None:
+        selection = latest_selection(storage)
+    known = storage.names("ledger")
+    found = [name for name in known if name.startswith(selection)]
+    if len(found) != 1 or not storage.exists(f"ledger/{found[0]}/{SUMMARY}"):
+        near = difflib.get_close_matches(selection, known, n=3, cutoff=0.3)
+        msg = (
+            f"there is no selection {selection!r}; there are: {', '.join(near or known) or 'none'}"
+        )
+        raise SetupError(msg)
+    summary: dict[str, Any] = json.loads(storage.read(f"ledger/{found[0]}/{SUMMARY}"))
+    return summary
+
+
+def funnel_rows(summary: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """Yield the funnel: filter, rule, dropped, of these only by it, null, kept, share."""
+    total = summary["rows"] or 1
+    for entry in summary["funnel"]:
+        yield (
+            entry["filter"],
+            entry["rule"],
+            f"{entry['dropped']:,}",
+            f"{entry['only']:,}",
+            f"{entry['null']:,}",
+            f"{entry['kept']:,}",
+            f"{entry['kept'] / total:.1%}",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RowStory:
+    """Everything there is about one row."""
+
+    uid: str
+    shard: Shard
+    position: int
+    columns: dict[str, Any]
+    outcome: dict[str, Any]
+
+
+def explain(
+    plan: Plan, state: State, storage: Storage, uid: str, summary: Mapping[str, Any]
+) -> list[RowStory]:
+    """Return the story of each row with this uid (hex; a prefix of 6 or more is enough)."""
+    wanted = uid.replace("-", "").lower()
+    if len(wanted) < 6 or any(c not in "0123456789abcdef" for c in wanted):
+        msg = f"{uid!r} is not a uid: 6 to 32 hexadecimal digits"
+        raise SetupError(msg)
+    stories = []
+    selected = set(summary["shards"])
+    for shard in state.shards:
+        reader = ShardReader(
+            storage, tuple(state.sets.values()), shard, state.all_patches(shard.content_id)
+        )
+        for position in _positions(storage, shard, wanted):
+            stories.append(_story(plan, reader, storage, shard, position, summary, selected))
+    if not stories:
+        msg = f"no row has the uid {uid}"
+        raise SetupError(msg)
+    return stories
+
+
+def _positions(storage: Storage, shard: Shard, wanted: str) -> list[int]:
+    file = storage.parquet(f"rows/{shard.content_id}.parquet")
+    uids = from_file(file.read(columns=["uid"])).column("uid").to_pylist()
+    low = bytes.fromhex(wanted[: len(wanted) // 2 * 2])
+    return [i for i, u in enumerate(uids) if u.startswith(low) and u.hex().startswith(wanted)]
+
+
+def _story(
+    plan: Plan,
+    reader: ShardReader,
+    storage: Storage,
+    shard: Shard,
+    position: int,
+    summary: Mapping[str, Any],
+    selected: set[str],
+) -> RowStory:
+    import numpy as np
+
+    names = [f.name for f in plan.schema if not is_payload(f.type)]
+    table = reader.take(names, np.array([position]))
+    columns = table.to_pylist()[0]
+    uid = columns.pop("uid").hex()
+    outcome: dict[str, Any] = {"outcome": "not in this selection"}
+    if shard.id in selected:
+        name = f"ledger/{summary['selection']}/{shard.id}.parquet"
+        row = from_file(pa.table(storage.parquet(name).read())).slice(position, 1).to_pylist()[0]
+        row.pop("uid")
+        row["duplicate_of"] = row["duplicate_of"].hex() if row["duplicate_of"] else None
+        outcome = {k: v for k, v in row.items() if v is not None}
+    return RowStory(uid, shard, position, columns, outcome)

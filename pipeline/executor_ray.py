@@ -1,0 +1,239 @@
+"""Units on Ray: one pool of supervised workers per resource shape. The only file that imports Ray.
+
+Each actor holds a Supervisor, whose child does the work, so that a crash never takes the actor
+along and its signal is known. One unit is in flight per actor, Ray retries nothing, and a unit is
+given only to an actor that has answered. See docs/adr/0003 and docs/adr/0004.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
+import ray  # noqa: E402
+from ray.exceptions import GetTimeoutError, RayActorError, RayError  # noqa: E402
+
+from winnow.contracts.errors import SetupError, ShardError  # noqa: E402
+from winnow.contracts.stage import Resources, WorkerOptions  # noqa: E402
+from winnow.pipeline.executor import Executor, Outcome  # noqa: E402
+from winnow.pipeline.supervisor import Supervisor  # noqa: E402
+from winnow.pipeline.units import Unit, UnitResult  # noqa: E402
+
+log = logging.getLogger(__name__)
+
+
+class Worker:
+    """The actor: a supervisor that can say how far it is."""
+
+    def __init__(self, options: WorkerOptions) -> None:
+        self._supervisor = Supervisor(options)
+        self._rows = 0
+        self._lock = threading.Lock()
+
+    def ready(self) -> str:
+        """Answer; the driver gives work only to a worker that has."""
+        return str(ray.get_runtime_context().get_node_id())
+
+    def run(self, unit: Unit) -> UnitResult | ShardError:
+        """Run a unit; a ShardError is a value, so that Ray does not wrap it."""
+        try:
+            return self._supervisor.run(unit, self._count)
+        except ShardError as error:
+            return error
+
+    def rows(self) -> int:
+        """Return the rows done since the last call."""
+        with self._lock:
+            rows, self._rows = self._rows, 0
+        return rows
+
+    def pids(self) -> tuple[int, int | None]:
+        """Return the process ids of the actor and of its child."""
+        return os.getpid(), self._supervisor.pid
+
+    def _count(self, rows: int) -> None:
+        with self._lock:
+            self._rows += rows
+
+
+@dataclass(slots=True, eq=False)
+class _Slot:
+    actor: Any
+    ready: Any
+    answered: bool = False
+    unit: Unit | None = None
+    call: Any = None
+    progress: Callable[[int], None] | None = None
+    polled: Any = None
+
+
+class RayExecutor(Executor):
+    """Workers on a Ray cluster.
+
+    address: None starts Ray on this machine; otherwise the address of a running cluster.
+    workers: at most this many actors of each shape; None fills the cluster.
+    deadline_s: a unit that takes longer is killed with its worker and tried again.
+    """
+
+    def __init__(
+        self,
+        options: WorkerOptions,
+        *,
+        address: str | None = None,
+        num_cpus: int | None = None,
+        workers: int | None = None,
+        deadline_s: float = 3600.0,
+    ) -> None:
+        self._options, self._workers, self._deadline_s = options, workers, deadline_s
+        self._owns_ray = start_ray(address, num_cpus)
+        self._pools: dict[Resources, list[_Slot]] = {}
+        self._started: dict[int, float] = {}
+
+    def prepare(self, shapes: list[Resources]) -> None:
+        """Divide the cluster among the shapes, the largest first; refuse what can never fit."""
+        total = ray.cluster_resources()
+        cpus, gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
+        ordered = sorted(set(shapes), key=lambda r: (-r.num_gpus, -r.num_cpus))
+        for index, shape in enumerate(ordered):
+            if shape.num_cpus > cpus or shape.num_gpus > gpus:
+                msg = (
+                    f"a stage needs {shape.num_cpus:g} CPUs and {shape.num_gpus:g} GPUs; the "
+                    f"cluster has {total.get('CPU', 0):g} and {total.get('GPU', 0):g} "
+                    "(less what other stages of this recipe hold)"
+                )
+                raise SetupError(msg)
+            kept = sum(other.num_cpus for other in ordered[index + 1 :])
+            count = int((cpus - kept) // shape.num_cpus) if shape.num_cpus else int(cpus) or 1
+            if shape.num_gpus:
+                count = min(count, int(gpus // shape.num_gpus))
+            count = max(1, min(count, self._workers or count))
+            cpus, gpus = cpus - count * shape.num_cpus, gpus - count * shape.num_gpus
+            self._pools[shape] = [self._new_slot(shape) for _ in range(count)]
+
+    def room(self, resources: Resources) -> int:
+        if resources not in self._pools:
+            self.prepare([*self._pools, resources]) if not self._pools else self._add(resources)
+        slots = self._pools[resources]
+        for slot in slots:
+            self._check_ready(slot, resources)
+        return sum(1 for s in slots if s.answered and s.unit is None)
+
+    def submit(self, unit: Unit, progress: Callable[[int], None]) -> None:
+        slot = next(s for s in self._pools[unit.resources] if s.answered and s.unit is None)
+        slot.unit, slot.progress = unit, progress
+        slot.call = slot.actor.run.remote(unit)
+
+    def wait(self, timeout_s: float) -> list[tuple[Unit, Outcome]]:
+        busy = {s.call: (shape, s) for shape, pool in self._pools.items() for s in pool if s.unit}
+        if not busy:
+            starting = [s.ready for pool in self._pools.values() for s in pool if not s.answered]
+            if starting:
+                ray.wait(starting, num_returns=1, timeout=timeout_s)
+            return []
+        done, _ = ray.wait(list(busy), num_returns=1, timeout=timeout_s)
+        ended = []
+        for call in done:
+            shape, slot = busy[call]
+            unit, outcome = slot.unit, self._outcome(shape, slot)
+            assert unit is not None
+            ended.append((unit, outcome))
+        self._poll_progress()
+        return ended
+
+    def close(self) -> None:
+        for pool in self._pools.values():
+            for slot in pool:
+                ray.kill(slot.actor)
+        self._pools.clear()
+        if self._owns_ray:
+            ray.shutdown()
+
+    def workers(self) -> list[tuple[int, int | None]]:
+        """Return the process ids of all answered workers (actor, child)."""
+        answered = [s for pool in self._pools.values() for s in pool if s.answered]
+        return [ray.get(s.actor.pids.remote()) for s in answered]
+
+    def _outcome(self, shape: Resources, slot: _Slot) -> Outcome:
+        call, slot.unit, slot.call, slot.polled = slot.call, None, None, None
+        try:
+            result: Outcome = ray.get(call)
+            return result
+        except RayActorError as error:
+            self._replace(shape, slot)
+            return ShardError(f"the worker's process or node was lost: {_first_line(error)}")
+        except RayError as error:
+            return ShardError(f"Ray: {_first_line(error)}")
+
+    def _poll_progress(self) -> None:
+        for pool in self._pools.values():
+            for slot in pool:
+                if slot.unit is None or slot.progress is None:
+                    continue
+                if slot.polled is None:
+                    slot.polled = slot.actor.rows.remote()
+                    continue
+                try:
+                    rows = ray.get(slot.polled, timeout=0)
+                except GetTimeoutError:
+                    continue
+                except RayError:
+                    rows = 0
+                slot.polled = None
+                if rows:
+                    slot.progress(rows)
+
+    def _check_ready(self, slot: _Slot, shape: Resources) -> None:
+        if slot.answered:
+            return
+        try:
+            ray.get(slot.ready, timeout=0)
+            slot.answered = True
+        except GetTimeoutError:
+            pass
+        except RayActorError:
+            self._replace(shape, slot)
+
+    def _add(self, shape: Resources) -> None:
+        """A shape nobody announced: one worker, placed when there is room for it."""
+        self._pools[shape] = [self._new_slot(shape)]
+
+    def _replace(self, shape: Resources, slot: _Slot) -> None:
+        pool = self._pools[shape]
+        pool[pool.index(slot)] = self._new_slot(shape)
+
+    def _new_slot(self, shape: Resources) -> _Slot:
+        remote: Any = ray.remote(Worker)
+        actor = remote.options(
+            num_cpus=shape.num_cpus,
+            num_gpus=shape.num_gpus,
+            memory=shape.memory_bytes or None,
+            max_restarts=0,
+            max_task_retries=0,
+            max_concurrency=2,
+        ).remote(self._options)
+        return _Slot(actor=actor, ready=actor.ready.remote())
+
+
+def start_ray(address: str | None, num_cpus: int | None) -> bool:
+    """Start Ray here, or join the cluster at ``address``; return whether it is ours to stop."""
+    if ray.is_initialized():
+        return False
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        if address is None:
+            ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **options)
+        else:
+            ray.init(address=address, **options)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        msg = f"Ray did not start at {address or 'this machine'}: {_first_line(error)}"
+        raise SetupError(msg) from None
+    return True
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).split("\n")[0]

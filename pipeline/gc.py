@@ -1,0 +1,104 @@
+"""Removing what no recorded recipe uses: columns, ledgers, exports, what killed runs left."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from winnow.contracts.errors import RunError, SetupError
+from winnow.pipeline.export_unit import plan_export
+from winnow.pipeline.plan import make_plan
+from winnow.pipeline.recipe import parse_recipe
+from winnow.pipeline.run import current_shards
+from winnow.pipeline.selection import SUMMARY, select_unit
+from winnow.pipeline.shards import FILES, ROWS, index_name
+from winnow.pipeline.storage import Storage
+from winnow.pipeline.work import State
+
+STALE_S = 3600.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Garbage:
+    """Names that can go, with the bytes they hold."""
+
+    names: tuple[str, ...]
+    size_bytes: int
+
+
+def find_garbage(storage: Storage) -> Garbage:
+    """Return what no recipe in runs/ uses. Raises SetupError where a recipe cannot be followed."""
+    used: set[str] = set()
+    recorded = [n for n in storage.names("runs") if n.endswith(".yaml")]
+    if not recorded:
+        msg = f"{storage.root} has no recorded recipe; it does not look like a workspace"
+        raise SetupError(msg)
+    for name in recorded:
+        used |= _used_by(storage, f"runs/{name}")
+    found = [
+        name
+        for folder, keep in (("columns", used), ("ledger", used), ("export", used))
+        for name in (f"{folder}/{n}" for n in storage.names(folder))
+        if name not in keep
+    ]
+    found += [n for n in (f"{ROWS}/{n}" for n in storage.names(ROWS)) if _is_unused_row(n, used)]
+    found += [n for n in (f"{FILES}/{n}" for n in storage.names(FILES)) if n not in used]
+    found += _stale(storage)
+    sizes = storage.sizes("")
+    total = sum(size for name, size in sizes.items() if _below(name, found))
+    return Garbage(names=tuple(sorted(found)), size_bytes=total)
+
+
+def collect(storage: Storage, garbage: Garbage) -> None:
+    """Remove garbage."""
+    for name in garbage.names:
+        storage.remove(name)
+
+
+def _used_by(storage: Storage, name: str) -> set[str]:
+    try:
+        recipe = parse_recipe(storage.read(name).decode(), name)
+        plan = make_plan(recipe)
+        shards = current_shards(plan, storage)
+        files = recipe.source.files()
+    except RunError as error:
+        msg = (
+            f"{name} cannot be followed, so nothing is removed: {error}\nremove {name} to forget it"
+        )
+        raise SetupError(msg) from None
+    used = {index_name(recipe.source, f, recipe.rows_per_shard) for f in files}
+    if shards is None:
+        return used
+    used |= {f"{ROWS}/{s.content_id}.parquet" for s in shards}
+    state = State(plan=plan, storage=storage, shards=shards)
+    for entry in recipe.stages:
+        state.enter(entry.key)
+    used |= {s.folder for s in state.sets.values()}
+    selection = select_unit(state).selection
+    used.add(f"ledger/{selection}")
+    if storage.exists(f"ledger/{selection}/{SUMMARY}"):
+        summary = json.loads(storage.read(f"ledger/{selection}/{SUMMARY}"))
+        used |= {plan_export(state, e, summary).job.folder for e in recipe.exports}
+    return used
+
+
+def _is_unused_row(name: str, used: set[str]) -> bool:
+    return name.endswith(".parquet") and name not in used
+
+
+def _stale(storage: Storage) -> list[str]:
+    """Temporary files that nobody has written to for an hour: their run was killed."""
+    limit = time.time() - STALE_S
+    names = []
+    for name in storage.temporaries():
+        path = Path(storage.path(name))
+        if path.exists() and path.stat().st_mtime < limit:
+            names.append(name)
+    return names
+
+
+def _below(name: str, folders: Iterable[str]) -> bool:
+    return any(name == f or name.startswith(f"{f}/") for f in folders)

@@ -1,0 +1,308 @@
+"""What is there and what is left to do: a workspace against a plan, by file names only.
+
+A stage's folder holds, per shard: the base file, patches ".r<n>", and gate markers ".g<digest>".
+Listing the folders once tells everything; nothing grows with the number of rows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from winnow.contracts.parameters import result_parameters
+from winnow.contracts.stage import GlobalStage, Stage
+from winnow.pipeline.columns import SOURCE, ColumnSet
+from winnow.pipeline.fingerprint import digest, stage_fingerprint
+from winnow.pipeline.global_unit import STAGE_FILE, GlobalUnit
+from winnow.pipeline.pass_unit import Mode, PassUnit, StageTask
+from winnow.pipeline.plan import Pass, Plan
+from winnow.pipeline.recipe import StageEntry
+from winnow.pipeline.shards import Shard
+from winnow.pipeline.storage import Storage
+from winnow.pipeline.units import Unit, UnitResult
+
+LIBRARIES = ("numpy", "pillow", "pyarrow", "torch", "open_clip_torch", "imagehash", "duckdb")
+_NUMBER_STEP = 1 << 16
+
+
+@dataclass(kw_only=True, slots=True)
+class State:
+    """Fingerprints, folders and files of a plan's stages, as far as they can be known now.
+
+    retry_failed: rows with transient codes are tried again, once per run and shard.
+    """
+
+    plan: Plan
+    storage: Storage
+    shards: tuple[Shard, ...]
+    retry_failed: bool = False
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    sets: dict[str, ColumnSet] = field(default_factory=dict)
+    present: dict[str, dict[str, set[str]]] = field(default_factory=dict)
+    committed: set[str] = field(default_factory=set)
+    """Keys of the global stages that are done."""
+    retried: set[tuple[str, str]] = field(default_factory=set)
+    _numbers: dict[str, int] | None = None
+
+    def __post_init__(self) -> None:
+        self.fingerprints[SOURCE] = "source"
+        self.sets[SOURCE] = self.plan.source_set()
+
+    @property
+    def contents(self) -> list[Shard]:
+        """The shards that differ in content, in source order."""
+        return list({s.content_id: s for s in reversed(self.shards)}.values())[::-1]
+
+    def enter(self, key: str) -> None:
+        """Compute a stage's fingerprint and look at its files; its inputs must be entered."""
+        entry = self.plan.entry(key)
+        inputs = self.plan.inputs(key)
+        pool: list[str] = []
+        if entry.is_global:
+            for shard in self.shards:
+                numbers = [f"{w}:{n}" for w in inputs for n in self.patches(w, shard.content_id)]
+                pool.append(" ".join([shard.id, *numbers]))
+            pool.sort()
+        known = [self.fingerprints[w] for w in inputs]
+        fingerprint = stage_fingerprint(entry.stage, known, self.plan.recipe.media, pool)
+        self.fingerprints[key] = fingerprint
+        self.sets[key] = self.plan.column_set(key, fingerprint)
+        self.present[key] = defaultdict(set)
+        for name in self.storage.names(self.sets[key].folder):
+            if name == STAGE_FILE:
+                self.committed.add(key)
+            elif name.endswith(".parquet"):
+                stem, _, suffix = name.removesuffix(".parquet").partition(".")
+                self.present[key][stem].add(suffix)
+
+    def patches(self, writer: str, content_id: str) -> tuple[int, ...]:
+        """Return the numbers of a shard's patches of one writer."""
+        suffixes = self.present.get(writer, {}).get(content_id, ())
+        return tuple(sorted(int(s[1:]) for s in suffixes if s.startswith("r")))
+
+    def all_patches(self, content_id: str) -> dict[str, tuple[int, ...]]:
+        """Return the patches of a shard by writer."""
+        found = {w: self.patches(w, content_id) for w in self.sets}
+        return {w: numbers for w, numbers in found.items() if numbers}
+
+    def record(self, key: str) -> dict[str, Any]:
+        """Return what ``_stage.json`` says of a stage."""
+        stage = self.plan.entry(key).stage
+        return {
+            "stage": stage.name,
+            "version": stage.version,
+            "fingerprint": self.fingerprints[key],
+            "parameters": json.loads(json.dumps(result_parameters(stage), default=str)),
+            "model_digest": stage.model_digest() if isinstance(stage, Stage) else "",
+            "inputs": {w or "source": self.fingerprints[w] for w in self.plan.inputs(key)},
+            "columns": {f.name: str(f.type) for f in stage.writes},
+            "libraries": library_versions(),
+        }
+
+    def write_record(self, key: str) -> None:
+        """Commit a per-row stage's ``_stage.json``."""
+        if key not in self.committed:
+            text = json.dumps(self.record(key), indent=1, sort_keys=True)
+            self.storage.put(f"{self.sets[key].folder}/{STAGE_FILE}", text.encode())
+
+    def missing(self, key: str) -> int:
+        """Return how many rows a stage has still to see (its gate and patches not looked at)."""
+        if self.plan.entry(key).is_global:
+            return 0 if key in self.committed else sum(s.num_rows for s in self.shards)
+        there = self.present[key]
+        return sum(s.num_rows for s in self.contents if "" not in there.get(s.content_id, ()))
+
+    def global_unit(self, key: str) -> GlobalUnit:
+        """Return the unit of a global stage."""
+        entry = self.plan.entry(key)
+        assert isinstance(entry.stage, GlobalStage)
+        writers = self.closure(self.plan.inputs(key))
+        return GlobalUnit(
+            storage=self.storage,
+            key=key,
+            stage=entry.stage,
+            columns=self.sets[key],
+            sets=tuple(self.sets[w] for w in writers),
+            shards=self.shards,
+            patches={s.content_id: self.all_patches(s.content_id) for s in self.contents},
+            record=self.record(key),
+        )
+
+    def next_unit(self, shard: Shard, passes: Sequence[Pass]) -> Unit | None:
+        """Return the next unit of a shard within a segment; None where all is there."""
+        for pass_ in passes:
+            unit = (
+                self._base(shard, pass_)
+                or self._patch(shard, pass_)
+                or self._gate(shard, pass_)
+                or self._retry(shard, pass_)
+            )
+            if unit is not None:
+                return unit
+        return None
+
+    def done(self, unit: PassUnit, result: UnitResult) -> None:
+        """Remember what a unit committed."""
+        for key, suffix in result.committed:
+            self.present[key][unit.shard.content_id].add(suffix)
+
+    def _suffixes(self, key: str, shard: Shard) -> set[str]:
+        return self.present[key].get(shard.content_id, set())
+
+    def _base(self, shard: Shard, pass_: Pass) -> Unit | None:
+        entries = [e for e in pass_.entries if "" not in self._suffixes(e.key, shard)]
+        if not entries:
+            return None
+        covers: dict[str, set[int]] = {}
+        tasks = []
+        for entry in entries:
+            covers[entry.key] = set()
+            for writer in self.plan.inputs(entry.key, gate=True):
+                covers[entry.key] |= {*self.patches(writer, shard.content_id)}
+                covers[entry.key] |= covers.get(writer, set())
+            marker = self._marker(entry, shard) if entry.when is not None else None
+            tasks.append(self._task(entry, marker, tuple(sorted(covers[entry.key]))))
+        return self._unit(shard, pass_, tasks, "base")
+
+    def _patch(self, shard: Shard, pass_: Pass) -> Unit | None:
+        lacking: dict[int, list[StageEntry]] = defaultdict(list)
+        for entry in pass_.entries:
+            have = self.patches(entry.key, shard.content_id)
+            for number in self._input_patches(entry, shard, lacking):
+                if number not in have:
+                    lacking[number].append(entry)
+        if not lacking:
+            return None
+        number = min(lacking)
+        entries = lacking[number]
+        writers = {w for e in entries for w in self.plan.inputs(e.key, gate=True)}
+        tasks = [self._task(entry, None, ()) for entry in entries]
+        return self._unit(shard, pass_, tasks, "patch", number, tuple(sorted(writers)))
+
+    def _input_patches(
+        self, entry: StageEntry, shard: Shard, lacking: dict[int, list[StageEntry]]
+    ) -> set[int]:
+        """Patches of an entry's inputs, those that this very unit will write included."""
+        found: set[int] = set()
+        for writer in self.plan.inputs(entry.key, gate=True):
+            found |= {*self.patches(writer, shard.content_id)}
+            found |= {n for n, entries in lacking.items() if writer in {e.key for e in entries}}
+        return found
+
+    def _gate(self, shard: Shard, pass_: Pass) -> Unit | None:
+        for entry in pass_.entries:
+            suffixes = self._suffixes(entry.key, shard)
+            if entry.when is None and not any(s.startswith("g") for s in suffixes):
+                continue
+            marker = self._marker(entry, shard)
+            if marker not in suffixes:
+                number = self._new_number(entry.key, shard)
+                tasks = [self._task(entry, marker, ())]
+                return self._unit(shard, pass_, tasks, "gate", number)
+        return None
+
+    def _retry(self, shard: Shard, pass_: Pass) -> Unit | None:
+        if not self.retry_failed:
+            return None
+        for entry in pass_.entries:
+            stage, tag = entry.stage, (entry.key, shard.content_id)
+            if isinstance(stage, Stage) and stage.transient_codes and tag not in self.retried:
+                self.retried.add(tag)
+                number = self._new_number(entry.key, shard)
+                return self._unit(shard, pass_, [self._task(entry, None, ())], "retry", number)
+        return None
+
+    def _marker(self, entry: StageEntry, shard: Shard) -> str:
+        """Name what a gate selects on this shard: its text, and the columns that it reads."""
+        if entry.when is None:
+            return "gall"
+        writers = sorted({self.plan.origins[n] for n in entry.when.columns() if n != "uid"})
+        seen = [[self.fingerprints[w], self.patches(w, shard.content_id)] for w in writers]
+        return "g" + digest([str(entry.when), seen])[:12]
+
+    def _task(self, entry: StageEntry, marker: str | None, covers: tuple[int, ...]) -> StageTask:
+        assert isinstance(entry.stage, Stage)
+        return StageTask(
+            key=entry.key,
+            stage=entry.stage,
+            columns=self.sets[entry.key],
+            marker=marker,
+            covers=covers,
+        )
+
+    def _unit(
+        self,
+        shard: Shard,
+        pass_: Pass,
+        tasks: Sequence[StageTask],
+        mode: Mode,
+        number: int = 0,
+        rows_from: tuple[str, ...] = (),
+    ) -> PassUnit:
+        keys = [t.key for t in tasks]
+        inputs = {w for k in keys for w in self.plan.inputs(k, gate=True)}
+        return PassUnit(
+            storage=self.storage,
+            shard=shard,
+            sets=tuple(self.sets[w] for w in self.closure([*inputs, *keys])),
+            patches=self.all_patches(shard.content_id),
+            tasks=tuple(tasks),
+            mode=mode,
+            number=number,
+            rows_from=rows_from,
+            chunk_rows=pass_.chunk_rows,
+            caps=self.plan.recipe.media,
+            needs=pass_.resources,
+        )
+
+    def closure(self, writers: Iterable[str]) -> list[str]:
+        """Writers, and those that their gates read, the source first."""
+        found = {SOURCE}
+        queue = list(writers)
+        while queue:
+            writer = queue.pop()
+            if writer in found:
+                continue
+            found.add(writer)
+            when = self.plan.entry(writer).when
+            if when is not None:
+                queue += [self.plan.origins[n] for n in when.columns() if n != "uid"]
+        return sorted(found)
+
+    def _new_number(self, key: str, shard: Shard) -> int:
+        """Return a patch number that no other patch of the shard has, in any recipe.
+
+        The upper part counts; the lower part names the stage, so that two runs at once that patch
+        different stages cannot take the same number.
+        """
+        if self._numbers is None:
+            self._numbers = _highest_numbers(self.storage)
+        here = max((n for w in self.sets for n in self.patches(w, shard.content_id)), default=0)
+        highest = max(here, self._numbers.get(shard.content_id, 0))
+        low = int(digest(self.fingerprints[key])[:4], 16)
+        return (highest // _NUMBER_STEP + 1) * _NUMBER_STEP + low
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of the libraries whose output can differ between versions."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _highest_numbers(storage: Storage) -> dict[str, int]:
+    highest: dict[str, int] = {}
+    for folder in storage.names("columns"):
+        for name in storage.names(f"columns/{folder}"):
+            stem, _, suffix = name.removesuffix(".parquet").partition(".")
+            if suffix.startswith("r"):
+                highest[stem] = max(highest.get(stem, 0), int(suffix[1:]))
+    return highest

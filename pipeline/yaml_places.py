@@ -1,0 +1,76 @@
+"""YAML with the line of every value, so that a message can say where."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from winnow.contracts.errors import RecipeError
+
+Path = tuple[str | int, ...]
+
+
+class Places:
+    """Line numbers of a YAML document by path, e.g. ("stages", "clip_score", "batch_size")."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+        self._lines: dict[Path, int] = {}
+
+    def add(self, path: Path, line: int) -> None:
+        """Remember where a key stands."""
+        self._lines[path] = line
+
+    def place(self, path: Path) -> str:
+        """Return ``file:line`` of a path, or of its nearest parent that the document has."""
+        while path and path not in self._lines:
+            path = path[:-1]
+        line = self._lines.get(path)
+        return f"{self.file}:{line}" if line else self.file
+
+
+def load_yaml(text: str, file: str) -> tuple[Any, Places]:
+    """Parse a document; duplicate keys, non-string keys, anchors' merges and tags are refused."""
+    places = Places(file)
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        return (None if node is None else _build(loader, node, (), places)), places
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{file}:{mark.line + 1}" if mark else file
+        msg = f"not valid YAML: {getattr(error, 'problem', None) or error}"
+        raise RecipeError(msg, place=place) from None
+    finally:
+        loader.dispose()
+
+
+def _build(loader: yaml.SafeLoader, node: yaml.Node, path: Path, places: Places) -> Any:
+    places.add(path, node.start_mark.line + 1) if not path else None
+    if isinstance(node, yaml.MappingNode):
+        return _mapping(loader, node, path, places)
+    if isinstance(node, yaml.SequenceNode):
+        items = []
+        for index, child in enumerate(node.value):
+            places.add((*path, index), child.start_mark.line + 1)
+            items.append(_build(loader, child, (*path, index), places))
+        return items
+    return loader.construct_object(node)
+
+
+def _mapping(
+    loader: yaml.SafeLoader, node: yaml.MappingNode, path: Path, places: Places
+) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        key, line = loader.construct_object(key_node), key_node.start_mark.line + 1
+        if not isinstance(key, str):
+            msg = f"the key {key!r} is a {type(key).__name__}; write it in quotes"
+            raise RecipeError(msg, place=f"{places.file}:{line}")
+        if key in values:
+            msg = f"{key!r} is given twice; names are unique within a section"
+            raise RecipeError(msg, place=f"{places.file}:{line}")
+        places.add((*path, key), line)
+        values[key] = _build(loader, value_node, (*path, key), places)
+    return values
