@@ -1,4 +1,4 @@
-"""The priority cover: which of several near-duplicates survives, and which row each other one names.
+"""The priority cover: which near-duplicate survives, and which row each other one names.
 
 Rows in order of preference are kept unless they neighbour a row that was kept before. Every
 dropped row names the most preferred kept row among its neighbours; chains do not form, because a
@@ -48,7 +48,7 @@ class PriorityCoverState:
     ) -> None:
         """``group``: the column of groups, used where the table of a shard has it."""
         self._rule, self._group = rule, group
-        self._solved = False
+        self._has_rows = self._solved = False
         self._database = duckdb.connect(
             ":memory:",
             config={"memory_limit": memory_limit, "temp_directory": str(scratch / "cover-spill")},
@@ -73,21 +73,22 @@ class PriorityCoverState:
         for index, (name, _) in enumerate(self._rule.prefer):
             columns[f"p{index}"] = _comparable(table[name])
         self._insert("rows", pa.table(columns))
+        self._has_rows = True
 
     def result(self, shard: int) -> tuple[npt.NDArray[np.int64], list[bytes]]:
         """Return the rows of a shard that are dropped, ascending, and the kept uid for each."""
         if not self._solved:
             self._solve()
             self._solved = True
-        found = self._query(
+        found = self._database.sql(
             "SELECT position, duplicate_of FROM dropped "
             f"WHERE position >> {_ROW_BITS} = {shard} ORDER BY position"
-        )
+        ).to_arrow_table()
         rows = np.asarray(found["position"].to_numpy()) & ((1 << _ROW_BITS) - 1)
         return rows.astype(np.int64), found["duplicate_of"].to_pylist()
 
     def _solve(self) -> None:
-        if not self._query("SELECT 1 FROM duckdb_tables() WHERE table_name = 'rows'").num_rows:
+        if not self._has_rows:
             self._database.execute("CREATE TABLE dropped (position BIGINT, duplicate_of BLOB)")
             return
         order = [
@@ -107,9 +108,9 @@ class PriorityCoverState:
         """
         row = self._database.execute("SELECT count(*) FROM ranked").fetchone()
         owner = array("q", [-1]) * (int(row[0]) if row else 0)
-        edges = self._query("SELECT better, worse FROM edges ORDER BY better, worse")
-        for batch in edges.to_batches(max_chunksize=_EDGE_BATCH):
-            for better, worse in zip(*(c.to_pylist() for c in batch.columns), strict=True):
+        edges = self._database.execute("SELECT better, worse FROM edges ORDER BY better, worse")
+        while batch := edges.fetchmany(_EDGE_BATCH):
+            for better, worse in batch:
                 if owner[better] < 0 and owner[worse] < 0:
                     owner[worse] = better
         owners = np.frombuffer(owner, np.int64) if owner else np.empty(0, np.int64)
@@ -121,10 +122,6 @@ class PriorityCoverState:
         self._database.execute(f"CREATE TABLE IF NOT EXISTS {name} AS SELECT * FROM found LIMIT 0")
         self._database.execute(f"INSERT INTO {name} SELECT * FROM found")
         self._database.unregister("found")
-
-    def _query(self, sql: str) -> pa.Table:
-        found = self._database.execute(sql).arrow()
-        return found.read_all() if isinstance(found, pa.RecordBatchReader) else found
 
 
 def _comparable(column: pa.ChunkedArray) -> pa.ChunkedArray:

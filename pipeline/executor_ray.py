@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,8 @@ from winnow.pipeline.supervisor import Supervisor  # noqa: E402
 from winnow.pipeline.units import Unit, UnitResult  # noqa: E402
 
 log = logging.getLogger(__name__)
+
+PLACEMENT_PATIENCE_S = 8.0
 
 
 class Worker:
@@ -70,6 +73,7 @@ class _Slot:
     call: Any = None
     progress: Callable[[int], None] | None = None
     polled: Any = None
+    began: float = 0.0
 
 
 class RayExecutor(Executor):
@@ -92,7 +96,6 @@ class RayExecutor(Executor):
         self._options, self._workers, self._deadline_s = options, workers, deadline_s
         self._owns_ray = start_ray(address, num_cpus)
         self._pools: dict[Resources, list[_Slot]] = {}
-        self._started: dict[int, float] = {}
 
     def prepare(self, shapes: list[Resources]) -> None:
         """Divide the cluster among the shapes, the largest first; refuse what can never fit."""
@@ -117,15 +120,17 @@ class RayExecutor(Executor):
 
     def room(self, resources: Resources) -> int:
         if resources not in self._pools:
-            self.prepare([*self._pools, resources]) if not self._pools else self._add(resources)
+            self._pools[resources] = [self._new_slot(resources)]
         slots = self._pools[resources]
         for slot in slots:
             self._check_ready(slot, resources)
+        if not any(s.answered for s in slots):
+            self._make_way(resources)
         return sum(1 for s in slots if s.answered and s.unit is None)
 
     def submit(self, unit: Unit, progress: Callable[[int], None]) -> None:
         slot = next(s for s in self._pools[unit.resources] if s.answered and s.unit is None)
-        slot.unit, slot.progress = unit, progress
+        slot.unit, slot.progress, slot.began = unit, progress, time.monotonic()
         slot.call = slot.actor.run.remote(unit)
 
     def wait(self, timeout_s: float) -> list[tuple[Unit, Outcome]]:
@@ -136,7 +141,7 @@ class RayExecutor(Executor):
                 ray.wait(starting, num_returns=1, timeout=timeout_s)
             return []
         done, _ = ray.wait(list(busy), num_returns=1, timeout=timeout_s)
-        ended = []
+        ended = self._overdue(busy, done)
         for call in done:
             shape, slot = busy[call]
             unit, outcome = slot.unit, self._outcome(shape, slot)
@@ -157,6 +162,22 @@ class RayExecutor(Executor):
         """Return the process ids of all answered workers (actor, child)."""
         answered = [s for pool in self._pools.values() for s in pool if s.answered]
         return [ray.get(s.actor.pids.remote()) for s in answered]
+
+    def _overdue(
+        self, busy: dict[Any, tuple[Resources, _Slot]], done: list[Any]
+    ) -> list[tuple[Unit, Outcome]]:
+        """End workers whose unit hangs: that costs an attempt, a hang would cost the run."""
+        ended: list[tuple[Unit, Outcome]] = []
+        now = time.monotonic()
+        for call, (shape, slot) in busy.items():
+            if call in done or slot.unit is None or now - slot.began < self._deadline_s:
+                continue
+            ray.kill(slot.actor)
+            self._replace(shape, slot)
+            msg = f"not done after {self._deadline_s:g} s (--deadline)"
+            error = ShardError(msg)
+            ended.append((slot.unit, error))
+        return ended
 
     def _outcome(self, shape: Resources, slot: _Slot) -> Outcome:
         call, slot.unit, slot.call, slot.polled = slot.call, None, None, None
@@ -198,9 +219,23 @@ class RayExecutor(Executor):
         except RayActorError:
             self._replace(shape, slot)
 
-    def _add(self, shape: Resources) -> None:
-        """A shape nobody announced: one worker, placed when there is room for it."""
-        self._pools[shape] = [self._new_slot(shape)]
+    def _make_way(self, shape: Resources) -> None:
+        """End an idle worker of another shape where none of this one can be placed.
+
+        Whole numbers add up and still do not fit: two small workers can fill the only node that
+        has a GPU.
+        """
+        now = time.monotonic()
+        if now - min(s.began for s in self._pools[shape]) < PLACEMENT_PATIENCE_S:
+            return
+        for other, pool in self._pools.items():
+            idle = [s for s in pool if s.answered and s.unit is None]
+            if other != shape and len(pool) > 1 and idle:
+                ray.kill(idle[0].actor)
+                pool.remove(idle[0])
+                for slot in self._pools[shape]:
+                    slot.began = now
+                return
 
     def _replace(self, shape: Resources, slot: _Slot) -> None:
         pool = self._pools[shape]
@@ -216,7 +251,7 @@ class RayExecutor(Executor):
             max_task_retries=0,
             max_concurrency=2,
         ).remote(self._options)
-        return _Slot(actor=actor, ready=actor.ready.remote())
+        return _Slot(actor=actor, ready=actor.ready.remote(), began=time.monotonic())
 
 
 def start_ray(address: str | None, num_cpus: int | None) -> bool:

@@ -93,7 +93,7 @@ class RepeatsUnit(Unit):
                 query = f"INSERT INTO kept SELECT uid, {number}, position FROM found"  # noqa: S608
                 database.execute(query)
                 database.unregister("found")
-            table: pa.Table = database.execute(
+            table: pa.Table = database.sql(
                 "SELECT shard, position, k FROM (SELECT shard, position, row_number() OVER "
                 "(PARTITION BY uid ORDER BY shard, position) - 1 AS k FROM kept) "
                 "WHERE k > 0 ORDER BY shard, position"
@@ -267,8 +267,8 @@ class FinishUnit(Unit):
         schema = manifest_schema(job.annotations)
         with job.storage.create(f"{job.folder}/{MANIFEST}") as commit:
             _manifest.merge(self._parts(), commit.file, schema)
-        for name in self.names:
-            job.storage.remove(f"{job.folder}/{PARTS}/{name}.parquet")
+        job.storage.remove(f"{job.folder}/{PARTS}")
+        job.storage.remove(f"{job.folder}/{REPEATS}")
         return UnitResult(
             rows=sum(f.num_rows for f in files),
             extra={"bytes": sum(f.size_bytes for f in files), "files": len(files)},

@@ -288,7 +288,10 @@ class _Run:
             workers=self.options.workers,
             deadline_s=self.options.deadline_s,
         )
-        executor.prepare(shapes)
+        needs = [Resources(), *shapes]
+        for step in self.plan.steps:
+            needs.append(step.resources if isinstance(step, Pass) else step.stage.resources)
+        executor.prepare(needs)
         return executor
 
     def _worker_options(self) -> WorkerOptions:

@@ -53,3 +53,34 @@ def run(tmp_path: Path) -> Callable[..., RunReport]:
         return run_recipe(recipe, RunOptions(**options))
 
     return runner
+
+
+@pytest.fixture(scope="session")
+def s3_bucket() -> Iterator[str]:
+    """A bucket on a server that speaks S3's protocol, over HTTP on loopback."""
+    server_module = pytest.importorskip("moto.server")
+    import logging
+
+    import boto3
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    endpoint = f"http://{host}:{port}"
+    settings = {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    old = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket="winnow")
+    yield "s3://winnow"
+    for name, value in old.items():
+        if value is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = value
+    server.stop()

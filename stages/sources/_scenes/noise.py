@@ -1,0 +1,278 @@
+"""What is wrong with a row: its kind, caption and URL, and what it is a copy of.
+
+A row is a pure function of the world's parameters and its index; nothing is stored.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from types import MappingProxyType
+
+from winnow.contracts.errors import RecipeError
+from winnow.contracts.identity import row_uid, stable_hash64
+from winnow.stages.sources._scenes.captions import caption, num_variants
+from winnow.stages.sources._scenes.draw import Draw
+from winnow.stages.sources._scenes.layout import scene
+from winnow.stages.sources._scenes.model import Scene, SceneOptions, options_digest
+from winnow.stages.sources._scenes.sprites import LANGUAGES, name_in
+
+CLEAN = "clean"
+SHARES: Mapping[str, float] = MappingProxyType(
+    {
+        "swapped_caption": 0.10,
+        "foreign_caption": 0.08,
+        "boilerplate_caption": 0.05,
+        "file_name_caption": 0.04,
+        "exact_duplicate": 0.04,
+        "near_duplicate": 0.06,
+        "repeated_row": 0.02,
+        "tiny": 0.03,
+        "extreme_aspect": 0.02,
+        "corrupt": 0.02,
+        "dead_link": 0.03,
+        "slow_link": 0.004,
+        "html": 0.02,
+    }
+)
+"""Default share of each kind; the rest is clean.
+
+swapped_caption      the English caption of another scene, without a common object
+foreign_caption      a true caption in another language
+boilerplate_caption  text that many pages share and that says nothing of the picture
+file_name_caption    a file name
+exact_duplicate      the same bytes under another URL; the caption is the same or re-worded
+near_duplicate       an original re-encoded, resized, cropped (<= 5 %), brightened or watermarked
+repeated_row         URL and caption of an earlier row once more: the same uid
+tiny                 at most 60 pixels a side
+extreme_aspect       one side at least 3.5 times the other
+corrupt              truncated or random bytes, served as an image
+dead_link            HTTP 404 or 410
+slow_link            one byte a second
+html                 a web page with status 200 instead of the image
+"""
+COPIES = frozenset({"exact_duplicate", "near_duplicate", "repeated_row"})
+BOILERPLATE = (
+    "image",
+    "Click to enlarge",
+    "photo",
+    "Part of the Flat Icon Collection",
+    "Buy now - free shipping",
+    "stock illustration, royalty free",
+    "thumbnail",
+    "All rights reserved",
+    "Loading...",
+    "View full size",
+    "Share on social media",
+    "Advertisement",
+    "Picture of the day",
+    "product image 1",
+    "Default placeholder image for this listing",
+    "Read more about this item in our online shop",
+    "Subscribe to our newsletter for weekly updates",
+    "Image may be subject to copyright",
+)
+_EXTENSIONS = ("jpg",) * 14 + ("png",) * 3 + ("webp",) * 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One row of the noisy web.
+
+    original: index of the row that this one is a copy of; None where it is no copy.
+    scene_index: number of the scene in the picture; ``truth``: its English caption.
+    path: the URL without scheme and host.
+    """
+
+    index: int
+    kind: str
+    path: str
+    text: str
+    scene_index: int
+    truth: str
+    language: str
+    original: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class World:
+    """The parameters that rows and their bytes depend on.
+
+    shares: (kind, share), in the order of SHARES. languages: of the foreign captions.
+    """
+
+    seed: int
+    host: str
+    options: SceneOptions
+    shares: tuple[tuple[str, float], ...]
+    languages: tuple[str, ...]
+
+    def row(self, index: int) -> Row:
+        """Return row ``index`` >= 0."""
+        kind = _kind(self, index)
+        original = _original(self, index) if kind in COPIES else None
+        if original is None:
+            return _fresh(self, index, CLEAN if kind in COPIES else kind)
+        source = _fresh(self, original, CLEAN)
+        draw = Draw("copy", self.seed, index)
+        repeat = kind == "repeated_row"
+        text = source.text
+        if not repeat and draw.chance(0.5):
+            text = _english(self.scene(source), draw)
+        return Row(
+            index=index,
+            kind=kind,
+            path=source.path if repeat else _path(self, index, draw),
+            text=text,
+            scene_index=source.scene_index,
+            truth=source.truth,
+            language="en",
+            original=original,
+        )
+
+    def scene(self, row: Row) -> Scene:
+        """Return the scene in the row's picture."""
+        options = self.options
+        if row.kind == "extreme_aspect":
+            ratio = round(Draw("aspect", self.seed, row.index).uniform(3.6, 5.5), 3)
+            if stable_hash64("upright", self.seed, row.index) % 3 == 0:
+                ratio = 1 / ratio
+            changes = {"aspects": (ratio, ratio), "sizes": (options.sizes[0], options.sizes[0])}
+            values = {f.name: getattr(options, f.name) for f in fields(options)}
+            options = SceneOptions(**{**values, **changes})
+        return scene(self.seed, row.scene_index, options)
+
+    def url(self, row: Row) -> str:
+        """Return the row's URL; it names no port."""
+        return f"http://{self.host}{row.path}"
+
+    def uid(self, row: Row) -> bytes:
+        """Return the row's uid: of its URL and text."""
+        return row_uid(self.url(row), row.text)
+
+
+def checked_shares(noise: Mapping[str, float] | None) -> tuple[tuple[str, float], ...]:
+    """Return the shares in order; None stands for SHARES. Raises RecipeError for bad ones."""
+    given = SHARES if noise is None else noise
+    for kind, share in given.items():
+        if kind not in SHARES:
+            msg = f"scenes: there is no noise {kind!r}; use some of {', '.join(SHARES)}"
+            raise RecipeError(msg)
+        if not 0 <= share <= 1:
+            msg = f"scenes: noise {kind}={share} is not a share; use a number from 0 to 1"
+            raise RecipeError(msg)
+    total = sum(given.values())
+    if total > 1 + 1e-9:
+        msg = f"scenes: the shares of noise add up to {total:g}; keep them at or below 1"
+        raise RecipeError(msg)
+    clean = 1 - total
+    if clean < 0.05 and any(given.get(kind) for kind in COPIES):
+        msg = f"scenes: {clean:.3g} clean rows leave nothing to copy; leave at least 0.05 clean"
+        raise RecipeError(msg)
+    return tuple((kind, float(given[kind])) for kind in SHARES if given.get(kind))
+
+
+@functools.lru_cache(maxsize=64)
+def world_digest(world: World) -> str:
+    """Return 8 hex digits that stand for everything but the seed."""
+    flat = repr((world.shares, world.languages, options_digest(world.options)))
+    return f"{stable_hash64('world', flat) >> 32:08x}"
+
+
+def _kind(world: World, index: int) -> str:
+    place = Draw("kind", world.seed, index).uniform(0, 1)
+    for kind, share in world.shares:
+        if place < share:
+            return kind
+        place -= share
+    return CLEAN
+
+
+def _original(world: World, index: int) -> int | None:
+    """Return an earlier clean row; None where there is none (the row is then clean itself)."""
+    if index == 0:
+        return None
+    for attempt in range(256):
+        candidate = stable_hash64("original", world.seed, index, attempt) % index
+        if _kind(world, candidate) == CLEAN:
+            return candidate
+    return None
+
+
+def _fresh(world: World, index: int, kind: str) -> Row:
+    draw = Draw("row", world.seed, index)
+    path = _path(world, index, draw)
+    row = Row(
+        index=index, kind=kind, path=path, text="", scene_index=index, truth="", language="en"
+    )
+    drawn = world.scene(row)
+    truth = _english(drawn, draw)
+    text, language = truth, "en"
+    if kind == "swapped_caption":
+        text = _english(_other_scene(world, index, drawn), draw)
+    elif kind == "foreign_caption":
+        text, language = _foreign(drawn, draw, world.languages)
+    elif kind == "boilerplate_caption":
+        text = BOILERPLATE[int(len(BOILERPLATE) * draw.uniform(0, 1) ** 2)]
+    elif kind == "file_name_caption":
+        text = _file_name(draw, drawn)
+    return Row(
+        index=index,
+        kind=kind,
+        path=path,
+        text=text,
+        scene_index=index,
+        truth=truth,
+        language=language,
+    )
+
+
+def _path(world: World, index: int, draw: Draw) -> str:
+    return f"/{world.seed}/{index}.{draw.pick(_EXTENSIONS)}?{world_digest(world)}"
+
+
+def _english(drawn: Scene, draw: Draw) -> str:
+    """Return an English caption of at least three words, so that a clean row is clean to all."""
+    text = caption(drawn, variant=draw.integer(0, num_variants() - 1))
+    return text if len(text.split()) >= 3 else caption(drawn, variant=1)
+
+
+def _other_scene(world: World, index: int, drawn: Scene) -> Scene:
+    """Return a scene of no row, without an object of this one."""
+    here = {thing.concept for thing in drawn.objects}
+    other = drawn
+    for attempt in range(64):
+        number = 2**32 + stable_hash64("swap", world.seed, index, attempt) % 2**31
+        other = scene(world.seed, number, world.options)
+        if here.isdisjoint(thing.concept for thing in other.objects):
+            break
+    return other
+
+
+def _foreign(drawn: Scene, draw: Draw, languages: tuple[str, ...]) -> tuple[str, str]:
+    language = draw.pick(languages)
+    # "gorilla" alone is as English as it is Dutch: such a list goes into a sentence.
+    told_apart = any(name_in(language, g.concept) != g.concept for g in drawn.groups)
+    variant = draw.integer(0, 1) if told_apart else 1
+    return caption(drawn, language, variant), language
+
+
+def _file_name(draw: Draw, drawn: Scene) -> str:
+    number = draw.integer(1, 9999)
+    name = drawn.objects[0].concept.lower().replace(" ", "-")
+    return draw.pick(
+        (
+            f"IMG_{number:04d}.JPG",
+            f"DSC{number:05d}.jpg",
+            f"{name}-{number}x{number % 7 + 3}00.png",
+            f"{name}_final_v{number % 9 + 1}.png",
+            f"screenshot-2019-0{number % 9 + 1}-{number % 28 + 1:02d}.png",
+            f"{stable_hash64('name', number):016x}.jpeg",
+        )
+    )
+
+
+def default_languages() -> tuple[str, ...]:
+    """Return the languages of foreign captions where none are asked for: all but English."""
+    return tuple(language for language in LANGUAGES if language != "en")

@@ -1,0 +1,159 @@
+"""Labelled scenes: a synthetic noisy web whose ground truth is known, row by row."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from winnow.contracts.errors import RecipeError
+from winnow.contracts.identity import UID_TYPE
+from winnow.contracts.parameters import effort, result
+from winnow.contracts.registry import register_source
+from winnow.contracts.source import Source, SourceFile
+from winnow.stages.sources._scenes import LANGUAGES, SceneOptions
+from winnow.stages.sources._scenes.noise import (
+    Row,
+    World,
+    checked_shares,
+    default_languages,
+)
+
+SCHEMA = pa.schema(
+    [
+        pa.field("url", pa.string()),
+        pa.field("text", pa.string()),
+        pa.field("truth_kind", pa.string()),
+        pa.field("truth_scene", pa.int64()),
+        pa.field("truth_duplicate_of", UID_TYPE),
+        pa.field("truth_caption", pa.string()),
+        pa.field("truth_language", pa.string()),
+        pa.field("truth_objects", pa.list_(pa.string())),
+    ]
+)
+_BATCH_ROWS = 500
+
+
+@register_source("scenes", version=1)
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class SceneSource(Source):
+    """A web of pictures of known content, with known things wrong.
+
+    Parameters
+        num_rows: rows; a greater number adds rows and leaves the earlier ones as they are.
+        seed: of everything; another seed is another web.
+        noise: share of rows per kind (``_scenes.noise.SHARES`` has the kinds and the defaults; a
+            mapping replaces them all, {} is clean).
+        objects: least and greatest number of objects in a picture, at most 16.
+        weights: how often each of the concepts comes, "uniform" or "zipf".
+        sizes: least and greatest side in pixels. aspects: least and greatest width / height.
+        languages: of the foreign captions; empty = all there are.
+        host: of the URLs; it needs to exist only in the fetcher's ``resolve`` option (``serve``).
+        rows_per_file: rows in a file; files are virtual: part-00000, part-00001 ...
+
+    Columns
+        url: string, http://<host>/<seed>/<row>.<jpg|png|webp>?<digest of the parameters>
+        text: string, the caption that the web gives.
+        truth_kind: string, "clean" or what is wrong.
+        truth_scene: int64, number of the scene in the picture (that of the original, for copies).
+        truth_duplicate_of: fixed_size_binary(16), uid of the row that this one is a copy of
+            (exact_duplicate, near_duplicate, repeated_row: then its own uid); null elsewhere.
+        truth_caption: string, an English caption of what the picture shows (or would show, were
+            it there). truth_language: string, ISO 639-1 code of what ``text`` was written in.
+        truth_objects: list<string>, English name per object instance.
+    Identity: url and text.
+    Cost: 0.3 ms a row; pictures are drawn by ``serve``'s process when they are fetched.
+    Fails: RecipeError for parameters outside their bounds.
+    """
+
+    # Each file names its rows in its token, so the number of files changes no file's content.
+    num_rows: int = effort(2000)
+    seed: int = result(0)
+    noise: dict[str, float] | None = dataclasses.field(
+        default=None, hash=False, metadata={"role": "result"}
+    )
+    objects: tuple[int, int] = result((1, 4))
+    weights: Literal["uniform", "zipf"] = result("uniform")
+    sizes: tuple[int, int] = result((256, 512))
+    aspects: tuple[float, float] = result((0.6, 1.7))
+    languages: tuple[str, ...] = result(())
+    host: str = result("scenes.test")
+    rows_per_file: int = result(1000)
+
+    def __post_init__(self) -> None:
+        for name in ("num_rows", "rows_per_file"):
+            if getattr(self, name) < 1:
+                msg = f"scenes: {name}={getattr(self, name)}; use 1 or more"
+                raise RecipeError(msg)
+        unknown = sorted(set(self.languages) - set(LANGUAGES))
+        if unknown or "en" in self.languages:
+            allowed = ", ".join(default_languages())
+            msg = f"scenes: languages={self.languages}; use some of {allowed}"
+            raise RecipeError(msg)
+        if not self.host or set(self.host) & set("/:@? "):
+            msg = f"scenes: host={self.host!r} is not a host name; use one like 'scenes.test'"
+            raise RecipeError(msg)
+        self.world()
+
+    def world(self) -> World:
+        """Return what rows and pictures depend on."""
+        return World(
+            seed=self.seed,
+            host=self.host,
+            options=SceneOptions(
+                min_objects=self.objects[0],
+                max_objects=self.objects[1],
+                weights=self.weights,
+                sizes=self.sizes,
+                aspects=self.aspects,
+            ),
+            shares=checked_shares(self.noise),
+            languages=self.languages or default_languages(),
+        )
+
+    def files(self) -> list[SourceFile]:
+        found = []
+        for part, first in enumerate(range(0, self.num_rows, self.rows_per_file)):
+            stop = min(first + self.rows_per_file, self.num_rows)
+            name = f"part-{part:05d}"
+            found.append(SourceFile(path=f"scenes:{first}-{stop}", name=name, token=f"{stop}"))
+        return found
+
+    def schema(self) -> pa.Schema:
+        return SCHEMA
+
+    def read(self, file: SourceFile) -> Iterator[pa.RecordBatch]:
+        first, stop = (int(part) for part in file.path.removeprefix("scenes:").split("-"))
+        world = self.world()
+        for start in range(first, stop, _BATCH_ROWS):
+            indices = range(start, min(start + _BATCH_ROWS, stop))
+            yield _batch(world, [world.row(index) for index in indices])
+
+    @contextmanager
+    def serve(self) -> Iterator[Mapping[str, str]]:
+        """Serve the pictures on loopback; yields host -> "address:port" for ``resolve``."""
+        from winnow.stages.sources._scenes.serve import SceneServer
+
+        with SceneServer(self) as server:
+            yield {self.host: server.address}
+
+
+def _batch(world: World, rows: list[Row]) -> pa.RecordBatch:
+    columns: dict[str, list[Any]] = {name: [] for name in ("uid", *SCHEMA.names)}
+    for row in rows:
+        columns["uid"].append(world.uid(row))
+        columns["url"].append(world.url(row))
+        columns["text"].append(row.text)
+        columns["truth_kind"].append(row.kind)
+        columns["truth_scene"].append(row.scene_index)
+        original = None if row.original is None else world.uid(world.row(row.original))
+        columns["truth_duplicate_of"].append(original)
+        columns["truth_caption"].append(row.truth)
+        columns["truth_language"].append(row.language)
+        columns["truth_objects"].append([thing.concept for thing in world.scene(row).objects])
+    return pa.RecordBatch.from_pydict(
+        columns, schema=pa.schema([pa.field("uid", UID_TYPE), *SCHEMA])
+    )

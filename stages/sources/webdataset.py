@@ -1,0 +1,286 @@
+"""WebDataset tar shards, read without loss: original keys, bytes where they lie, all sidecars."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from winnow.contracts.errors import SetupError, ShardError
+from winnow.contracts.identity import UID_TYPE, row_uid
+from winnow.contracts.media import MEDIA_REF
+from winnow.contracts.parameters import result
+from winnow.contracts.registry import register_source
+from winnow.contracts.source import Source, SourceFile
+from winnow.stages.sources._files import find_files, open_file, printable
+from winnow.stages.sources._media_refs import (
+    MediaKind,
+    Ref,
+    check_extension,
+    digest_of,
+    media_extensions,
+    ref_array,
+)
+from winnow.stages.sources._tar import Member, TarWalk
+
+logger = logging.getLogger(__name__)
+
+BATCH_ROWS = 1024
+MAX_TEXT_BYTES = 16 << 20
+"""A longer text or metadata member is kept as one of ``members``."""
+PICKLES = frozenset(
+    {"pkl", "pickle", "pyd", "pth", "pt", "joblib", "dill", "cloudpickle", "jpgs", "ckpt"}
+)
+"""Parts of an extension whose readers unpickle: loading them runs what their author wrote."""
+COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")
+
+MEMBER = pa.struct([pa.field("extension", pa.string()), *MEDIA_REF])
+"""One further member of a sample: its extension as stored, and where its bytes are."""
+
+_NAME = re.compile(r"((?:.*/)?[^.]+)\.([^/]*)")
+_META = re.compile(r"__[^/]*__(?:$|/)")
+
+
+def split_name(name: str) -> tuple[str, str] | None:
+    """Return key and extension of a member as webdataset's ``base_plus_ext`` does.
+
+    The key ends at the first dot of the last path component; None where there is no dot, or where
+    webdataset takes the member for metadata of the archive (``__name__``, ``__name__/...``).
+
+    >>> split_name("a.b/c.seg.png")
+    ('a.b/c', 'seg.png')
+    """
+    match = _NAME.fullmatch(name)
+    if match is None or _META.match(name):
+        return None
+    return match[1], match[2]
+
+
+def is_pickle(extension: str) -> bool:
+    """Return whether a lower-case extension says that its readers unpickle (also ``pkl.gz``)."""
+    return not PICKLES.isdisjoint(extension.split("."))
+
+
+@dataclass(kw_only=True, slots=True)
+class Sample:
+    """One sample being read: consecutive members with one key."""
+
+    key: str
+    media: Ref | None = None
+    rank: int = 0
+    media_extension: str = ""
+    text: str | None = None
+    metadata: str | None = None
+    members: list[tuple[str, Ref]] = field(default_factory=list)
+    omitted: int = 0
+
+    def offer_media(self, rank: int, extension: str, ref: Ref) -> None:
+        """Take the media if its extension is preferred to what is there; the other is a member."""
+        if self.media is not None and self.rank <= rank:
+            self.members.append((extension, ref))
+            return
+        if self.media is not None:
+            self.members.append((self.media_extension, self.media))
+        self.media, self.rank, self.media_extension = ref, rank, extension
+
+
+@register_source("webdataset", version=1)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WebDataset(Source):
+    """Rows of tar shards: consecutive members with one key are one row, as webdataset groups them.
+
+    Reads:  path: a tar, a folder (its ``*.tar``), a glob, a brace range ``{00000..00099}`` or a
+            list of these, local or any fsspec URL. What img2dataset writes is read as it is.
+            Compressed tars are refused: media are read by offset.
+    Writes: source_key: string, the key as stored; bytes that are not UTF-8 as ``\\xff``.
+            text: string, the first member with one of ``text_extensions``, verbatim; else null.
+            metadata: string, the first ``metadata_extension`` member, verbatim; else null.
+            <media>_ref: MEDIA_REF of the member whose extension comes first in
+            ``media_extensions`` (of equal ones the first); null where there is none.
+            members: list<struct<extension, path, offset, length, digest>>, every other member in
+            archive order, extensions as stored: with text and metadata nothing is lost. A text or
+            metadata that is not UTF-8, or is over 16 MiB, is here instead.
+            num_omitted_members: int32, members that no column carries: pickles (by extension, or
+            by content: protocol 2 to 5), links, devices, sparse files and names without an
+            extension, counted in the sample they stand in.
+    Identity: key as stored, digest of the media (null where there is none).
+    Cost:   one forward read of every byte, for the digests; memory is one batch of rows.
+    Fails:  SetupError: no file, or a compressed tar. ShardError with the byte offset: a truncated
+            tar, one without its end-of-archive marker, data after the marker, not a tar.
+
+    media: "image" or "audio".  media_extensions: lower case, in order of preference.
+    """
+
+    path: str | tuple[str, ...]
+    media: MediaKind = result("image")
+    media_extensions: tuple[str, ...] | None = result(None)
+    text_extensions: tuple[str, ...] = result(("txt", "caption"))
+    metadata_extension: str = result("json")
+
+    def __post_init__(self) -> None:
+        media_extensions("webdataset", self.media, self.media_extensions)
+        for extension in self.text_extensions:
+            check_extension("webdataset", "text_extensions", extension)
+        check_extension("webdataset", "metadata_extension", self.metadata_extension)
+
+    def files(self) -> list[SourceFile]:
+        """Return the tars, sorted by name."""
+        suffixes = (".tar", *COMPRESSED)
+        files = find_files(
+            "webdataset", self.path, lambda name: name.lower().endswith(suffixes), ".tar file"
+        )
+        for file in files:
+            if file.path.lower().endswith(COMPRESSED):
+                msg = f"webdataset: {file.path} is compressed; unpack it, media are read by offset"
+                raise SetupError(msg)
+        return files
+
+    def schema(self) -> pa.Schema:
+        """Return the columns; they depend on ``media`` only."""
+        return pa.schema(
+            [
+                ("source_key", pa.string()),
+                ("text", pa.string()),
+                ("metadata", pa.string()),
+                (f"{self.media}_ref", MEDIA_REF),
+                ("members", pa.list_(MEMBER)),
+                ("num_omitted_members", pa.int32()),
+            ]
+        )
+
+    def read(self, file: SourceFile) -> Iterator[pa.RecordBatch]:
+        """Yield the samples of one tar."""
+        schema = pa.schema([("uid", UID_TYPE), *self.schema()])
+        samples: list[Sample] = []
+        try:
+            with open_file(file.path) as stream:
+                walk = TarWalk(stream, file.path, lambda: open_file(file.path))
+                for sample in self._samples(walk, file):
+                    samples.append(sample)
+                    if len(samples) == BATCH_ROWS:
+                        yield _batch(samples, schema)
+                        samples = []
+        except OSError as error:
+            msg = f"{file.path}: cannot be read: {error}"
+            raise ShardError(msg, retryable=not isinstance(error, FileNotFoundError)) from error
+        if samples:
+            yield _batch(samples, schema)
+
+    def _samples(self, walk: TarWalk, file: SourceFile) -> Iterator[Sample]:
+        extensions = media_extensions("webdataset", self.media, self.media_extensions)
+        ranks = {extension: rank for rank, extension in enumerate(extensions)}
+        sample: Sample | None = None
+        early = 0
+        for member in walk:
+            if member.folder:
+                continue
+            name = split_name(member.name) if member.regular else None
+            if name is None:
+                # Groups are made of the other members only; count it where it stands.
+                if sample is None:
+                    early += 1
+                else:
+                    sample.omitted += 1
+                continue
+            key, extension = name
+            if sample is None or sample.key != key:
+                if sample is not None:
+                    yield sample
+                sample, early = Sample(key=key, omitted=early), 0
+            self._add(sample, extension, member, walk, file, ranks)
+        if sample is not None:
+            yield sample
+        elif early:
+            logger.warning("%s: %d members, none with a key and an extension", file.name, early)
+
+    def _add(
+        self,
+        sample: Sample,
+        extension: str,
+        member: Member,
+        walk: TarWalk,
+        file: SourceFile,
+        ranks: dict[str, int],
+    ) -> None:
+        lower = extension.lower()
+        if not member.plain or is_pickle(lower):
+            sample.omitted += 1
+            return
+        is_text = lower in self.text_extensions and sample.text is None
+        is_metadata = lower == self.metadata_extension and sample.metadata is None
+        pieces: Iterator[bytes] | Sequence[bytes] = walk.content(member)
+        if (is_text or is_metadata) and member.size <= MAX_TEXT_BYTES:
+            pieces = [b"".join(pieces)]
+            decoded = _decode(pieces[0])
+            if decoded is not None:
+                if is_text:
+                    sample.text = decoded
+                else:
+                    sample.metadata = decoded
+                return
+        sniff = _Sniff(pieces)
+        length, digest = digest_of(sniff)
+        ref = (file.path, member.offset, length, digest)
+        if lower in ranks:
+            sample.offer_media(ranks[lower], printable(extension), ref)
+        elif sniff.is_pickle():
+            sample.omitted += 1
+        else:
+            sample.members.append((printable(extension), ref))
+
+
+class _Sniff(Iterator[bytes]):
+    """Pieces that pass through, and whether they are a pickle: 0x80, protocol, ..., a full stop."""
+
+    def __init__(self, pieces: Iterator[bytes] | Sequence[bytes]) -> None:
+        self._pieces = iter(pieces)
+        self._head, self._last = b"", b""
+
+    def __next__(self) -> bytes:
+        piece = next(self._pieces)
+        self._head = self._head or piece[:2]
+        self._last = piece[-1:]
+        return piece
+
+    def is_pickle(self) -> bool:
+        """Return the verdict, after the last piece; protocols 2 to 5 begin like this."""
+        protocol = self._head[1:]
+        return self._head[:1] == b"\x80" and b"\x02" <= protocol <= b"\x05" and self._last == b"."
+
+
+def _decode(data: bytes) -> str | None:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+
+
+def _batch(samples: Sequence[Sample], schema: pa.Schema) -> pa.RecordBatch:
+    uids = [row_uid(s.key, s.media[3] if s.media else None) for s in samples]
+    offsets = [0]
+    for sample in samples:
+        offsets.append(offsets[-1] + len(sample.members))
+    members = [
+        (extension, *ref)
+        for sample in samples
+        for extension, ref in sorted(sample.members, key=lambda member: member[1][1])
+    ]
+    fields = list(zip(*members, strict=True)) or [()] * len(MEMBER)
+    values = pa.StructArray.from_arrays(
+        [pa.array(v, f.type) for v, f in zip(fields, MEMBER, strict=True)], fields=list(MEMBER)
+    )
+    return pa.RecordBatch.from_arrays(
+        [
+            pa.array(uids, UID_TYPE),
+            pa.array([printable(s.key) for s in samples], pa.string()),
+            pa.array([s.text for s in samples], pa.string()),
+            pa.array([s.metadata for s in samples], pa.string()),
+            ref_array([s.media for s in samples]),
+            pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values),
+            pa.array([s.omitted for s in samples], pa.int32()),
+        ],
+        schema=schema,
+    )
