@@ -26,3 +26,22 @@ check: $(STAMP) build/typing/winnow ## Lint and type-check
 
 test: $(STAMP) ## Run the tests
 	$(BIN)/python -m pytest
+
+demo: $(STAMP) ## Run the quickstart end to end: a noisy web, curated, scored against its truth
+	$(BIN)/winnow run recipes/quickstart.yaml --workspace runs/quickstart
+	@echo "report: runs/quickstart/report/index.html"
+
+openclipart: $(STAMP) ## Build a URL table and image folder from Debian's openclipart packages
+	$(BIN)/python benchmarks/openclipart.py build --out data/openclipart
+
+openclipart-demo: openclipart ## Curate openclipart, train a CLIP on it, curate with that
+	$(BIN)/python benchmarks/openclipart.py demo --out data/openclipart
+
+tiny-checkpoint: $(STAMP) ## Train the packaged tiny CLIP again
+	$(BIN)/python benchmarks/tiny_checkpoint.py
+
+schema: $(STAMP) ## Write the JSON Schema of recipes
+	$(BIN)/winnow schema > recipes/recipe.schema.json
+
+clean: ## Remove the environment and what was built
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -9,6 +9,7 @@ kept nor refused by it: the recipe's ``on_null`` decides.
 
 from __future__ import annotations
 
+import keyword
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,9 +19,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from winnow.contracts.errors import RecipeError
-
-Value = str | int | float | bool
-Kind = Literal["number", "string", "boolean"]
+from winnow.filters import _arrow_types as types
+from winnow.filters._arrow_types import Kind as Kind
+from winnow.filters._arrow_types import Value as Value
 
 _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     "==": lambda a, b: a == b,
@@ -60,6 +61,21 @@ class Expr:
     def to_arrow(self, schema: pa.Schema) -> pc.Expression:
         """Compile for a schema that ``kind`` has accepted."""
         raise NotImplementedError
+
+    def arrow_type(self, schema: pa.Schema) -> pa.DataType:
+        """Return the Arrow type of what ``to_arrow`` gives."""
+        return pa.bool_()
+
+    def _with_nan(self, schema: pa.Schema) -> pc.Expression:
+        """Compile a number whose NaN is not null yet.
+
+        NaN goes through arithmetic as null does; turning it into null names its operand twice,
+        so doing that at every level would double the work with every level.
+        """
+        return self.to_arrow(schema)
+
+    def _operand(self, schema: pa.Schema) -> types.Operand:
+        return types.Operand(self.to_arrow(schema), self.arrow_type(schema))
 
     def _children(self) -> tuple[Expr, ...]:
         return ()
@@ -132,27 +148,35 @@ class Column(Expr):
         if index < 0:
             msg = f"there is no column {self.name!r}; columns here: {', '.join(schema.names)}"
             raise RecipeError(msg)
-        kind = _kind_of_type(schema.field(index).type)
+        kind = types.kind_of_type(schema.field(index).type)
         if kind is None:
             msg = f"column {self.name!r} is {schema.field(index).type}, which cannot be compared"
             raise RecipeError(msg)
         return kind
 
     def to_arrow(self, schema: pa.Schema) -> pc.Expression:
-        field, kind = pc.field(self.name), schema.field(self.name).type
-        if pa.types.is_floating(kind):
-            return pc.if_else(pc.is_nan(field), pa.scalar(None, kind), field)
-        if pa.types.is_dictionary(kind):
-            return field.cast(pa.string())
-        return field
+        kind = self.arrow_type(schema)
+        field = self._with_nan(schema)
+        return types.nan_to_null(field, kind) if pa.types.is_floating(kind) else field
+
+    def arrow_type(self, schema: pa.Schema) -> pa.DataType:
+        return types.computed_type(schema.field(self.name).type)
+
+    def _with_nan(self, schema: pa.Schema) -> pc.Expression:
+        kind = self.arrow_type(schema)
+        field = pc.field(self.name)
+        return field if kind == schema.field(self.name).type else field.cast(kind)
 
     def __str__(self) -> str:
-        return self.name
+        plain = self.name.isidentifier() and self.name.isascii()
+        if plain and not keyword.iskeyword(self.name) and self.name not in ("true", "false"):
+            return self.name
+        return f"col({self.name!r})"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Constant(Expr):
-    """A literal; cast to the type of the column it is compared with."""
+    """A literal; takes the type of the column it is compared with."""
 
     value: Value
 
@@ -162,7 +186,13 @@ class Constant(Expr):
         return "string" if isinstance(self.value, str) else "number"
 
     def to_arrow(self, schema: pa.Schema) -> pc.Expression:
-        return pc.scalar(self.value)
+        return types.constant(self.value, self.arrow_type(schema))
+
+    def arrow_type(self, schema: pa.Schema) -> pa.DataType:
+        return types.constant_type(self.value)
+
+    def _operand(self, schema: pa.Schema) -> types.Operand:
+        return types.Operand(self.to_arrow(schema), self.arrow_type(schema), self.value)
 
     def __str__(self) -> str:
         return repr(self.value)
@@ -180,19 +210,19 @@ class Compare(Expr):
         return (self.left, self.right)
 
     def kind(self, schema: pa.Schema) -> Kind:
-        _same_kind(self, self.left, self.right, schema)
-        if self.left.kind(schema) == "boolean" and self.op not in ("==", "!="):
+        kind = self.left.kind(schema)
+        _require_kind(self, self.left, kind, self.right, schema)
+        if kind == "boolean" and self.op not in ("==", "!="):
             msg = f"{self}: true and false have no order; use == or !="
             raise RecipeError(msg)
         return "boolean"
 
     def to_arrow(self, schema: pa.Schema) -> pc.Expression:
-        left, right = self.left.to_arrow(schema), self.right.to_arrow(schema)
-        left, right = _fit(self.left, left, self.right, right, schema)
+        left, right = types.fit(self.left._operand(schema), self.right._operand(schema))
         return _COMPARE[self.op](left, right)
 
     def __str__(self) -> str:
-        return f"{_operand(self.left)} {self.op} {_operand(self.right)}"
+        return f"{_inner(self.left)} {self.op} {_inner(self.right)}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -214,13 +244,19 @@ class Arithmetic(Expr):
         return "number"
 
     def to_arrow(self, schema: pa.Schema) -> pc.Expression:
-        left = self.left.to_arrow(schema).cast(pa.float64())
-        right = self.right.to_arrow(schema).cast(pa.float64())
-        value = _ARITHMETIC[self.op](left, right)
-        return pc.if_else(pc.is_nan(value), pa.scalar(None, pa.float64()), value)
+        return types.nan_to_null(self._with_nan(schema), pa.float64())
+
+    def arrow_type(self, schema: pa.Schema) -> pa.DataType:
+        return pa.float64()
+
+    def _with_nan(self, schema: pa.Schema) -> pc.Expression:
+        # Not safe: the safe cast raises for integers above 2**53 instead of rounding them.
+        left = self.left._with_nan(schema).cast(pa.float64(), safe=False)
+        right = self.right._with_nan(schema).cast(pa.float64(), safe=False)
+        return _ARITHMETIC[self.op](left, right)
 
     def __str__(self) -> str:
-        return f"{_operand(self.left)} {self.op} {_operand(self.right)}"
+        return f"{_inner(self.left)} {self.op} {_inner(self.right)}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -298,7 +334,7 @@ class IsNull(Expr):
         return self.child.to_arrow(schema).is_null(nan_is_null=True)
 
     def __str__(self) -> str:
-        return f"{_operand(self.child)} is None"
+        return f"{_inner(self.child)} is None"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -312,19 +348,22 @@ class IsIn(Expr):
         return (self.child,)
 
     def kind(self, schema: pa.Schema) -> Kind:
+        kind = self.child.kind(schema)
         for value in self.values:
-            _same_kind(self, self.child, Constant(value), schema)
+            _require_kind(self, self.child, kind, Constant(value), schema)
         return "boolean"
 
     def to_arrow(self, schema: pa.Schema) -> pc.Expression:
-        found: Expr | None = None
-        for value in self.values:
-            equal = Compare("==", self.child, Constant(value))
-            found = equal if found is None else Logic("or", found, equal)
-        return pc.scalar(False) if found is None else found.to_arrow(schema)
+        child = self.child._operand(schema)
+        if not self.values:
+            no = pa.scalar(False)
+            return pc.if_else(child.arrow.is_null(), pa.scalar(None, pa.bool_()), no)
+        pairs = (types.fit(child, Constant(value)._operand(schema)) for value in self.values)
+        return types.any_of(left == right for left, right in pairs)
 
     def __str__(self) -> str:
-        return f"{_operand(self.child)} in ({', '.join(map(repr, self.values))})"
+        values = ", ".join(map(repr, self.values))
+        return f"{_inner(self.child)} in ({values}{',' if len(self.values) == 1 else ''})"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -345,7 +384,23 @@ class Call(Expr):
         return value
 
     def to_arrow(self, schema: pa.Schema) -> pc.Expression:
-        return FUNCTIONS[self.function][2](self.child.to_arrow(schema))
+        value, kind = self._with_nan(schema), self.arrow_type(schema)
+        return types.nan_to_null(value, kind) if pa.types.is_floating(kind) else value
+
+    def arrow_type(self, schema: pa.Schema) -> pa.DataType:
+        if FUNCTIONS[self.function][1] != "number":
+            return self.child.arrow_type(schema)
+        if self.function == "length":
+            return pa.int64()
+        kind = self.child.arrow_type(schema)
+        signed = pa.types.is_integer(kind) and not pa.types.is_uint64(kind)
+        return pa.int64() if signed else kind  # wide, because abs(-128) is no int8
+
+    def _with_nan(self, schema: pa.Schema) -> pc.Expression:
+        kind, child = self.arrow_type(schema), self.child._with_nan(schema)
+        if self.function == "length":
+            return FUNCTIONS[self.function][2](child).cast(kind)
+        return FUNCTIONS[self.function][2](child.cast(kind))
 
     def __str__(self) -> str:
         return f"{self.function}({self.child})"
@@ -362,6 +417,9 @@ def literal(value: object) -> Expr:
         return value
     if isinstance(value, float) and math.isnan(value):
         msg = "NaN is null here; compare with `is None` instead"
+        raise RecipeError(msg)
+    if isinstance(value, int) and not types.INTEGER_RANGE[0] <= value <= types.INTEGER_RANGE[1]:
+        msg = f"{value:.6g} is out of range; integers here have 64 bits"
         raise RecipeError(msg)
     if isinstance(value, str | int | float | bool):
         return Constant(value)
@@ -402,51 +460,13 @@ def evaluate(expr: Expr, table: pa.Table) -> pa.ChunkedArray:
     return plan.to_table(use_threads=False)["keep"]
 
 
-def _kind_of_type(kind: pa.DataType) -> Kind | None:
-    if pa.types.is_dictionary(kind):
-        return _kind_of_type(kind.value_type)
-    if pa.types.is_boolean(kind):
-        return "boolean"
-    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
-        return "number"
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return "string"
-    return None
-
-
-def _same_kind(expr: Expr, left: Expr, right: Expr, schema: pa.Schema) -> None:
-    a, b = left.kind(schema), right.kind(schema)
-    if a != b:
-        msg = f"{expr}: {left} is a {a}, {right} is a {b}"
+def _require_kind(expr: Expr, left: Expr, kind: Kind, right: Expr, schema: pa.Schema) -> None:
+    other = right.kind(schema)
+    if kind != other:
+        msg = f"{expr}: {left} is a {kind}, {right} is a {other}"
         raise RecipeError(msg)
 
 
-def _fit(
-    left: Expr,
-    left_arrow: pc.Expression,
-    right: Expr,
-    right_arrow: pc.Expression,
-    schema: pa.Schema,
-) -> tuple[pc.Expression, pc.Expression]:
-    """Cast a literal to its column's type, so that float32 0.9 >= 0.9 is true."""
-    if isinstance(left, Constant) and isinstance(right, Column):
-        right_arrow, left_arrow = _fit(right, right_arrow, left, left_arrow, schema)
-    elif isinstance(left, Column) and isinstance(right, Constant):
-        kind = schema.field(left.name).type
-        if pa.types.is_floating(kind):
-            right_arrow = pc.scalar(pa.scalar(float(right.value), pa.float64()).cast(kind))
-        elif pa.types.is_integer(kind):
-            wide = pa.float64() if isinstance(right.value, float) else _wide(kind, right.value)
-            left_arrow = left_arrow.cast(wide)
-            right_arrow = pc.scalar(pa.scalar(right.value, wide))
-    return left_arrow, right_arrow
-
-
-def _wide(kind: pa.DataType, value: Value) -> pa.DataType:
-    if pa.types.is_uint64(kind):
-        return pa.float64() if isinstance(value, int) and value < 0 else pa.uint64()
-    return pa.int64()
-
-
-def _operand(expr: Expr) -> str:
-    return f"({expr})" if isinstance(expr, Logic | Compare | Arithmetic) else str(expr)
+def _inner(expr: Expr) -> str:
+    """Print an operand so that the whole can be parsed again."""
+    return str(expr) if isinstance(expr, Column | Constant | Call) else f"({expr})"

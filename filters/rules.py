@@ -35,14 +35,18 @@ class PriorityCover:
 
     ``neighbors``: a column of type list<fixed_size_binary(16)> with uids. ``prefer``: columns with
     their direction, most important first; nulls last; the uid breaks ties, smallest first.
+    ``groups``: a column of type binary(16); rows of one group neighbour each other and share their
+    neighbours, so that a list need name only the group's smallest uid.
     """
 
     neighbors: str
     prefer: tuple[tuple[str, Literal["largest", "smallest"]], ...]
+    groups: str | None = None
 
     def columns(self) -> frozenset[str]:
         """Columns read."""
-        return frozenset({self.neighbors, *(name for name, _ in self.prefer)})
+        group = () if self.groups is None else (self.groups,)
+        return frozenset({self.neighbors, *group, *(name for name, _ in self.prefer)})
 
     def __str__(self) -> str:
         order = ", ".join(f"{way} {name}" for name, way in self.prefer)

@@ -58,7 +58,10 @@ class ShardWriter:
         self._writer = pq.ParquetWriter(
             file,
             file_schema(schema),
-            compression={f.name: "none" if f.name in payloads else "zstd" for f in schema},
+            # A mapping names leaves; without payloads one word reaches nested columns too.
+            compression={f.name: "none" if f.name in payloads else "zstd" for f in schema}
+            if payloads
+            else "zstd",
             use_dictionary=[f.name for f in schema if pa.types.is_string(f.type)],
             write_statistics=False,
         )

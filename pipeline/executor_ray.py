@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,32 +97,36 @@ class RayExecutor(Executor):
         self._owns_ray = start_ray(address, num_cpus)
         self._pools: dict[Resources, list[_Slot]] = {}
 
-    def prepare(self, shapes: list[Resources]) -> None:
-        """Divide the cluster among the shapes, the largest first; refuse what can never fit."""
+    def prepare(self, shapes: Iterable[Resources], later: Iterable[Resources] = ()) -> None:
+        """Divide the cluster among the shapes, those with GPUs first.
+
+        ``later``: shapes that are needed when the others are idle; they get workers then. Raises
+        SetupError for a shape that the whole cluster cannot hold.
+        """
         total = ray.cluster_resources()
         cpus, gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
-        ordered = sorted(set(shapes), key=lambda r: (-r.num_gpus, -r.num_cpus))
-        for index, shape in enumerate(ordered):
+        for shape in {*shapes, *later}:
             if shape.num_cpus > cpus or shape.num_gpus > gpus:
                 msg = (
                     f"a stage needs {shape.num_cpus:g} CPUs and {shape.num_gpus:g} GPUs; the "
-                    f"cluster has {total.get('CPU', 0):g} and {total.get('GPU', 0):g} "
-                    "(less what other stages of this recipe hold)"
+                    f"cluster has {cpus:g} and {gpus:g}"
                 )
                 raise SetupError(msg)
+        ordered = sorted(set(shapes), key=lambda r: (-r.num_gpus, -r.num_cpus, r.memory_bytes))
+        for index, shape in enumerate(ordered):
             kept = sum(other.num_cpus for other in ordered[index + 1 :])
-            count = int((cpus - kept) // shape.num_cpus) if shape.num_cpus else int(cpus) or 1
+            count = int((cpus - kept) // shape.num_cpus) if shape.num_cpus else int(cpus)
             if shape.num_gpus:
                 count = min(count, int(gpus // shape.num_gpus))
-            count = max(1, min(count, self._workers or count))
+            count = max(0, min(count, self._workers or count))
             cpus, gpus = cpus - count * shape.num_cpus, gpus - count * shape.num_gpus
             self._pools[shape] = [self._new_slot(shape) for _ in range(count)]
 
     def room(self, resources: Resources) -> int:
-        if resources not in self._pools:
-            self._pools[resources] = [self._new_slot(resources)]
-        slots = self._pools[resources]
-        for slot in slots:
+        slots = self._pools.setdefault(resources, [])
+        if not slots:
+            slots.append(self._new_slot(resources))
+        for slot in list(slots):
             self._check_ready(slot, resources)
         if not any(s.answered for s in slots):
             self._make_way(resources)
@@ -225,12 +229,15 @@ class RayExecutor(Executor):
         Whole numbers add up and still do not fit: two small workers can fill the only node that
         has a GPU.
         """
+        everyone = [s for pool in self._pools.values() for s in pool]
+        working = any(s.unit is not None for s in everyone)
+        patience = PLACEMENT_PATIENCE_S if working else PLACEMENT_PATIENCE_S / 8
         now = time.monotonic()
-        if now - min(s.began for s in self._pools[shape]) < PLACEMENT_PATIENCE_S:
+        if now - min(s.began for s in self._pools[shape]) < patience:
             return
         for other, pool in self._pools.items():
             idle = [s for s in pool if s.answered and s.unit is None]
-            if other != shape and len(pool) > 1 and idle:
+            if other != shape and idle:
                 ray.kill(idle[0].actor)
                 pool.remove(idle[0])
                 for slot in self._pools[shape]:

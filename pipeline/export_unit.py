@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -34,8 +35,9 @@ from winnow.pipeline.storage import Storage
 from winnow.pipeline.units import Unit, UnitResult, WorkerContext
 from winnow.pipeline.work import State
 
-PARTS = "_parts"
-REPEATS = "_repeats.parquet"
+WORK = "exporting"
+"""Folder of what units of an unfinished export tell each other; `winnow gc` clears it."""
+REPEATS = "repeats.parquet"
 MANIFEST = "manifest.parquet"
 READ_ROWS = 256
 WRITE_ROWS = 64
@@ -55,6 +57,11 @@ class ExportJob:
     payloads: tuple[str, ...]
     annotations: pa.Schema
     """Every column that is not a payload."""
+
+    @property
+    def work(self) -> str:
+        """Folder for what the units of this export tell each other."""
+        return f"{WORK}/{self.folder.rpartition('/')[2]}"
 
     def reader(self, shard: Shard, patches: Patches) -> ShardReader:
         """Return a reader of a shard's columns."""
@@ -101,7 +108,7 @@ class RepeatsUnit(Unit):
             database.close()
         ids = [self.shards[n].id for n in table.column("shard").to_pylist()]
         table = table.set_column(0, "shard", pa.array(ids, pa.string()))
-        with self.job.storage.create(f"{self.job.folder}/{REPEATS}") as commit:
+        with self.job.storage.create(f"{self.job.work}/{REPEATS}") as commit:
             pq.write_table(table, commit.file)
         return UnitResult(rows=table.num_rows)
 
@@ -150,7 +157,7 @@ class BucketUnit(Unit):
             with job.storage.create(f"{job.folder}/{name}") as commit:
                 out = _Hashing(commit.file)
                 extra = job.exporter.write_file(gathered.batches(), cast(BinaryIO, out))
-            with job.storage.create(f"{job.folder}/{PARTS}/{name}.parquet") as commit_part:
+            with job.storage.create(f"{job.work}/{name}.parquet") as commit_part:
                 writer = ShardWriter(commit_part.file, gathered.manifest.schema)
                 writer.write(gathered.manifest)
                 writer.close()
@@ -236,7 +243,7 @@ class _Gathered:
 
     def _keys(self, part: Sequence[tuple[int, bytes, int, int]]) -> pa.Array:
         job = self._unit.job
-        repeats = job.storage.parquet(f"{job.folder}/{REPEATS}").read().to_pylist()
+        repeats = job.storage.parquet(f"{job.work}/{REPEATS}").read().to_pylist()
         suffix = {(r["shard"], r["position"]): f"-{r['k']}" for r in repeats}
         ids = [s.id for s in self._unit.shards]
         keys = [uid.hex() + suffix.get((ids[n], row), "") for _, uid, n, row in part]
@@ -263,12 +270,20 @@ class FinishUnit(Unit):
             FileSummary(**json.loads(job.storage.read(_summary_name(job, name))))
             for name in self.names
         ]
-        job.exporter.finish(files, self.context, StorageSink(job.storage, job.folder))
         schema = manifest_schema(job.annotations)
-        with job.storage.create(f"{job.folder}/{MANIFEST}") as commit:
-            _manifest.merge(self._parts(), commit.file, schema)
-        job.storage.remove(f"{job.folder}/{PARTS}")
-        job.storage.remove(f"{job.folder}/{REPEATS}")
+        with tempfile.TemporaryDirectory(prefix="manifest-", dir=context.scratch) as folder:
+            path = Path(folder) / MANIFEST
+            with open(path, "wb") as file:
+                out = _Hashing(file)
+                rows = _manifest.merge(self._parts(), cast(BinaryIO, out), schema)
+            manifest = FileSummary(
+                name=MANIFEST, num_rows=rows, size_bytes=out.size, sha256=out.sha256
+            )
+            sink = StorageSink(job.storage, job.folder)
+            job.exporter.finish([*files, manifest], self.context, sink)
+            name = f"{job.folder}/{MANIFEST}"
+            with open(path, "rb") as file, job.storage.create(name) as commit:
+                shutil.copyfileobj(file, commit.file, 1 << 20)
         return UnitResult(
             rows=sum(f.num_rows for f in files),
             extra={"bytes": sum(f.size_bytes for f in files), "files": len(files)},
@@ -276,7 +291,7 @@ class FinishUnit(Unit):
 
     def _parts(self) -> Iterator[pa.Table]:
         for name in self.names:
-            file = self.job.storage.parquet(f"{self.job.folder}/{PARTS}/{name}.parquet")
+            file = self.job.storage.parquet(f"{self.job.work}/{name}.parquet")
             yield from_file(file.read())
 
 
@@ -359,7 +374,10 @@ def plan_export(state: State, entry: ExportEntry, summary: Mapping[str, Any]) ->
     shards = sorted(state.shards, key=lambda s: stable_hash64(entry.seed, s.id))
     buckets: list[BucketUnit] = []
     first = 0
-    for group in _groups(shards, kept, entry.exporter.rows_per_file):
+    # A global shuffle is one bucket: every file reads every shard.
+    whole = getattr(entry.exporter, "shuffle", "bucket") == "global"
+    size = max(sum(kept.values()), 1) if whole else entry.exporter.rows_per_file
+    for group in _groups(shards, kept, size):
         cuts = _cuts(sum(kept[s.id] for s in group), entry.exporter.rows_per_file)
         patches = {s.content_id: state.all_patches(s.content_id) for s in group}
         unit = BucketUnit(job=job, first=first, cuts=cuts, shards=tuple(group), patches=patches)
@@ -383,6 +401,9 @@ def _job(state: State, entry: ExportEntry, selection: str) -> ExportJob:
         entry.seed,
         selection,
         state.fingerprints,
+        # Annotations that no filter reads are exported too: their gates and patches count.
+        {w: str(s.when) for w, s in state.sets.items()},
+        sorted(json.dumps([s.id, state.all_patches(s.content_id)]) for s in state.shards),
     ]
     return ExportJob(
         storage=state.storage,
@@ -426,4 +447,4 @@ def _cuts(rows: int, rows_per_file: int) -> tuple[int, ...]:
 
 
 def _summary_name(job: ExportJob, name: str) -> str:
-    return f"{job.folder}/{PARTS}/{name}.json"
+    return f"{job.work}/{name}.json"

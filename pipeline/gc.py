@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from winnow.contracts.errors import RunError, SetupError
-from winnow.pipeline.export_unit import plan_export
+from winnow.pipeline.export_unit import MANIFEST, WORK, plan_export
 from winnow.pipeline.plan import make_plan
 from winnow.pipeline.recipe import parse_recipe
 from winnow.pipeline.run import current_shards
@@ -46,6 +46,7 @@ def find_garbage(storage: Storage) -> Garbage:
     ]
     found += [n for n in (f"{ROWS}/{n}" for n in storage.names(ROWS)) if _is_unused_row(n, used)]
     found += [n for n in (f"{FILES}/{n}" for n in storage.names(FILES)) if n not in used]
+    found += [f"{WORK}/{n}" for n in storage.names(WORK) if _is_done(storage, n)]
     found += _stale(storage)
     sizes = storage.sizes("")
     total = sum(size for name, size in sizes.items() if _below(name, found))
@@ -87,6 +88,12 @@ def _used_by(storage: Storage, name: str) -> set[str]:
 
 def _is_unused_row(name: str, used: set[str]) -> bool:
     return name.endswith(".parquet") and name not in used
+
+
+def _is_done(storage: Storage, name: str) -> bool:
+    """Whether an export is committed, or gone, so that its units have nothing left to say."""
+    folder = f"export/{name}"
+    return storage.exists(f"{folder}/{MANIFEST}") or not storage.names(folder)
 
 
 def _stale(storage: Storage) -> list[str]:

@@ -27,6 +27,8 @@ from winnow.stages._media import BatchMedia, MediaCache
 Mode = Literal["base", "patch", "retry", "gate"]
 MEDIA_BUDGET_BYTES = 512 << 20
 ROW_FIELD = pa.field("row", pa.int32())
+GATED = "gated"
+"""Suffix of the file that says, before the base file is there, that a gate may have left rows."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,10 +150,14 @@ class PassUnit(Unit):
         """Commit in order; a loser throws away what it derived from its own version."""
         committed: list[tuple[str, str]] = []
         for output in outputs:
+            task = output.task
+            if self.mode == "base" and task.marker is not None:
+                self.storage.put(task.columns.file(self.shard, GATED), b"")
             won = output.commit()
-            committed.append((output.task.key, output.suffix))
+            committed.append((task.key, output.suffix))
             if not won:
-                return tuple(committed), True
+                # Whose file is there may have had a gate: look for rows that it left.
+                return (*committed, (task.key, GATED)), True
         return tuple(committed), False
 
     def _commit_markers(self) -> tuple[tuple[str, str], ...]:

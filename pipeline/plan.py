@@ -107,15 +107,16 @@ def make_plan(recipe: Recipe) -> Plan:
             else:
                 schema = schema.append(field)
                 origins[field.name] = entry.key
-    filters = (*_implied(recipe, schema, origins), *recipe.filters)
-    for filter_ in filters:
-        mistakes += _check_rule(filter_, schema)
-    mistakes += _check_covers_last(filters)
     for export in recipe.exports:
         try:
             export.exporter.payloads(schema)
         except RecipeError as error:
             mistakes.append(f"export.{export.key}: {error.message}")
+    implied = [] if mistakes else _implied(recipe, schema, origins)
+    filters = (*implied, *recipe.filters)
+    for filter_ in filters:
+        mistakes += _check_rule(filter_, schema)
+    mistakes += _check_covers_last(filters)
     if mistakes:
         raise RecipeError("\n".join(mistakes), place=recipe.file or None)
     return Plan(
@@ -183,7 +184,8 @@ def _collision(key: str, name: str, origins: dict[str, str]) -> str:
 
 
 def _implied(recipe: Recipe, schema: pa.Schema, origins: dict[str, str]) -> list[FilterEntry]:
-    """has_media: every payload that no stage derived from another payload must be there."""
+    """has_media: payloads that are exported, or not derived from others, must be there."""
+    exported = {n for e in recipe.exports for n in e.exporter.payloads(schema)}
     conditions: list[Expr] = []
     for field in schema:
         if not is_payload(field.type):
@@ -193,7 +195,7 @@ def _implied(recipe: Recipe, schema: pa.Schema, origins: dict[str, str]) -> list
             conditions.append(~expr.col(f"{field.name}_ref").is_null())
             continue
         stage = next(e.stage for e in recipe.stages if e.key == writer)
-        if not any(is_payload(f.type) for f in stage.reads):
+        if field.name in exported or not any(is_payload(f.type) for f in stage.reads):
             conditions.append(expr.col(stage.writes.names[-1]).is_null())
     if not conditions:
         return []

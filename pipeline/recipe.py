@@ -212,7 +212,10 @@ class _Parser:
 
     def _export(self, key: str, values: dict[str, Any], seed: int) -> ExportEntry | None:
         exporter = self._make(("export", key), {"use": "webdataset", **values}, EXPORTERS.find)
-        return ExportEntry(key=key, exporter=exporter, seed=seed) if exporter is not None else None
+        if exporter is None:
+            return None
+        own = getattr(exporter, "seed", 0)
+        return ExportEntry(key=key, exporter=exporter, seed=own or seed)
 
     def _make(
         self, path: KeyPath, values: Mapping[str, Any], find: Callable[[str], Any]

@@ -288,10 +288,10 @@ class _Run:
             workers=self.options.workers,
             deadline_s=self.options.deadline_s,
         )
-        needs = [Resources(), *shapes]
-        for step in self.plan.steps:
-            needs.append(step.resources if isinstance(step, Pass) else step.stage.resources)
-        executor.prepare(needs)
+        steps = self.plan.steps
+        passes = {s.resources for s in steps if isinstance(s, Pass)}
+        later = [s.stage.resources for s in steps if not isinstance(s, Pass)]
+        executor.prepare(passes or shapes, [*shapes, *later])
         return executor
 
     def _worker_options(self) -> WorkerOptions:

@@ -74,10 +74,11 @@ def select_unit(state: State) -> SelectUnit:
     names = {n for f in state.plan.filters for n in f.rule.columns()}
     if REPEATED in state.plan.origins:
         names.add(REPEATED)
-    writers = {state.plan.origins[n] for n in names if n != "uid"}
+    # What gates read decides too, on which rows a stage's columns are null.
+    writers = state.closure(state.plan.origins[n] for n in names if n != "uid")
     patches = {s.content_id: state.all_patches(s.content_id) for s in state.contents}
-    used = {w: state.fingerprints[w] for w in sorted(writers)}
-    gates = {w: str(state.sets[w].when) for w in sorted(writers)}
+    used = {w: state.fingerprints[w] for w in writers}
+    gates = {w: str(state.sets[w].when) for w in writers}
     rules = [[f.key, str(f.rule), repr(f.rule), f.on_null] for f in state.plan.filters]
     pool = [
         [s.id, {w: p for w, p in patches[s.content_id].items() if w in used}] for s in state.shards
@@ -86,7 +87,7 @@ def select_unit(state: State) -> SelectUnit:
         storage=state.storage,
         selection=digest([rules, used, gates, sorted(map(json.dumps, pool))]),
         filters=state.plan.filters,
-        sets=tuple(state.sets[w] for w in state.closure(writers)),
+        sets=tuple(state.sets[w] for w in writers),
         shards=state.shards,
         patches=patches,
         record={"recipe": state.plan.recipe.name, "fingerprints": used},

@@ -67,7 +67,7 @@ class State:
                 numbers = [f"{w}:{n}" for w in inputs for n in self.patches(w, shard.content_id)]
                 pool.append(" ".join([shard.id, *numbers]))
             pool.sort()
-        known = [self.fingerprints[w] for w in inputs]
+        known = [self.visible(w) for w in inputs]
         fingerprint = stage_fingerprint(entry.stage, known, self.plan.recipe.media, pool)
         self.fingerprints[key] = fingerprint
         self.sets[key] = self.plan.column_set(key, fingerprint)
@@ -78,6 +78,18 @@ class State:
             elif name.endswith(".parquet"):
                 stem, _, suffix = name.removesuffix(".parquet").partition(".")
                 self.present[key][stem].add(suffix)
+
+    def visible(self, writer: str) -> str:
+        """Return what identifies a writer's columns as others see them.
+
+        Its fingerprint, and its gate where it has one: rows outside it are null to its readers, so
+        what they make of them changes with the gate, though its own files do not.
+        """
+        fingerprint, when = self.fingerprints[writer], self.sets[writer].when
+        if when is None:
+            return fingerprint
+        writers = sorted({self.plan.origins[n] for n in when.columns() if n != "uid"})
+        return digest([fingerprint, str(when), [self.visible(w) for w in writers]])
 
     def patches(self, writer: str, content_id: str) -> tuple[int, ...]:
         """Return the numbers of a shard's patches of one writer."""
@@ -217,11 +229,13 @@ class State:
         return None
 
     def _marker(self, entry: StageEntry, shard: Shard) -> str:
-        """Name what a gate selects on this shard: its text, and the columns that it reads."""
-        if entry.when is None:
-            return "gall"
-        writers = sorted({self.plan.origins[n] for n in entry.when.columns() if n != "uid"})
-        seen = [[self.fingerprints[w], self.patches(w, shard.content_id)] for w in writers]
+        """Name what is annotated on this shard under a gate: its text, and the inputs as they are.
+
+        The patches of all inputs count, not only of those that the gate reads: where another
+        recipe with a narrower gate patched the stage, rows outside its gate are not selected now.
+        """
+        writers = self.plan.inputs(entry.key, gate=True)
+        seen = [[self.visible(w), self.patches(w, shard.content_id)] for w in writers]
         return "g" + digest([str(entry.when), seen])[:12]
 
     def _task(self, entry: StageEntry, marker: str | None, covers: tuple[int, ...]) -> StageTask:

@@ -51,6 +51,11 @@ def open_file(path: str) -> BinaryIO:
     return cast(BinaryIO, stream)
 
 
+def forget_listings(path: str) -> None:
+    """Make the store of a URL list anew: fsspec keeps listings for the life of the process."""
+    _filesystem(path)[0].invalidate_cache()
+
+
 def printable(name: str) -> str:
     r"""Return a name that UTF-8 can hold: undecodable bytes of a file name become ``\xff``."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
@@ -79,6 +84,9 @@ def find_files(
     pattern. A file named outright must exist. ``kinds`` says in messages what ``matches`` wants.
     """
     patterns = (path,) if isinstance(path, str) else path
+    for pattern in patterns:
+        if not is_local(pattern):
+            forget_listings(pattern)
     literals = _expand_all(source, patterns)
     with ThreadPoolExecutor(16) as pool:  # each entry may be a round trip to a store
         parts = list(pool.map(lambda p: _find_one(source, p, matches, kinds), literals))

@@ -10,7 +10,7 @@ from typing import Any
 
 import fsspec
 
-from winnow.stages.sources._files import is_local, local_path, rebuild, token_of
+from winnow.stages.sources._files import forget_listings, is_local, local_path, rebuild, token_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,6 +78,8 @@ def walk_folders(root: str) -> Iterator[tuple[Folder, list[Entry]]]:
 
     A link to a folder is followed unless it leads to a folder above itself, as ``find -L`` does.
     """
+    if not is_local(root):
+        forget_listings(root)
     stack: list[tuple[Folder, tuple[tuple[int, int], ...]]] = []
     stack.append((Folder(path=root, relative=""), ()))
     while stack:

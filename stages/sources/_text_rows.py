@@ -15,7 +15,7 @@ import lzma
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Literal, NoReturn, cast
+from typing import Any, BinaryIO, Literal, NamedTuple, NoReturn, cast
 
 import pyarrow as pa
 
@@ -30,8 +30,7 @@ _PEEK_ROWS = 1000
 _CORRUPT = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, pa.ArrowInvalid)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One row: the line it starts on, and its values by position, or what is wrong with it."""
 
     line: int
@@ -151,7 +150,7 @@ class TextTable:
             elif row.problem:
                 yield row
             else:
-                yield Row(line=row.line, values=[row.values[i] or None for i in places])
+                yield Row(row.line, [row.values[i] or None for i in places])
 
     def _read_columns(self) -> list[str]:
         if self._form == "txt":
@@ -202,7 +201,7 @@ class TextTable:
 
     def _row(self, line: int, values: Sequence[str | None]) -> Row:
         problem = self._lines.problem()
-        return Row(line=line, problem=problem) if problem else Row(line=line, values=values)
+        return Row(line, problem=problem) if problem else Row(line, values)
 
     def _bad_quoting(self, line: int, error: str) -> Row:
         if "unexpected end" in error or "field limit" in error:
@@ -258,7 +257,7 @@ class TextTable:
                         f"{_PEEK_ROWS} rows of the first file have; list the columns in `keep`"
                     )
                     fail(self._path, problem, line=line)
-                yield Row(line=line, values=[_json_text(value.get(name)) for name in wanted])
+                yield Row(line, [_json_text(value.get(name)) for name in wanted])
 
 
 def _json_text(value: Any) -> str | None:

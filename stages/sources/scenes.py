@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -139,6 +139,12 @@ class SceneSource(Source):
 
         with SceneServer(self) as server:
             yield {self.host: server.address}
+
+    def score(self, rows: pa.Table, order: Sequence[str]) -> list[dict[str, Any]]:
+        """Compare a ledger with the truth: ``_scenes.score.score``."""
+        from winnow.stages.sources._scenes.score import score
+
+        return score(rows, order=order)
 
 
 def _batch(world: World, rows: list[Row]) -> pa.RecordBatch:

@@ -36,13 +36,13 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def recipe(pictures: Path, pause_s: float) -> str:
+def recipe(pictures: Path) -> str:
     return f"""
 name: killed
 rows_per_shard: 6
 source: {{use: folder, path: "{pictures}"}}
 stages:
-  toy_length: {{pause_s: {pause_s}}}
+  toy_length: {{}}
   image_info: {{}}
   perceptual_hash: {{}}
   near_duplicates: {{}}
@@ -55,13 +55,16 @@ export:
 """
 
 
-def start(recipe_file: Path, workspace: Path, executor: str) -> subprocess.Popen[bytes]:
+def start(
+    recipe_file: Path, workspace: Path, executor: str, pause_s: float = 0.0
+) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-c", MAIN, "run", str(recipe_file), "-w", str(workspace)]
     command += ["--executor", executor, "--num-cpus", "2", "--no-report"]
     return subprocess.Popen(
         command,
         cwd=recipe_file.parent,
         start_new_session=True,
+        env={**os.environ, "TOY_PAUSE_S": str(pause_s)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
@@ -98,7 +101,7 @@ def committed(workspace: Path) -> dict[str, tuple[int, int]]:
 def reference(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What a run that was never killed exports."""
     folder = tmp_path_factory.mktemp("reference")
-    (folder / "r.yaml").write_text(recipe(pictures, 0.0))
+    (folder / "r.yaml").write_text(recipe(pictures))
     output = finish(start(folder / "r.yaml", folder / "ws", "inprocess"))
     assert f"{NUM_IMAGES} read" in output
     found = digests(folder / "ws")
@@ -138,9 +141,9 @@ def test_the_driver_killed_at_random_moments(
 ) -> None:
     """In-process: the driver is the worker; four kills spread over the run, then to the end."""
     moments = random.Random(seed)
-    (tmp_path / "r.yaml").write_text(recipe(pictures, 0.05))
+    (tmp_path / "r.yaml").write_text(recipe(pictures))
     for _ in range(4):
-        process = start(tmp_path / "r.yaml", tmp_path / "ws", "inprocess")
+        process = start(tmp_path / "r.yaml", tmp_path / "ws", "inprocess", 0.05)
         time.sleep(moments.uniform(1.0, 4.5))
         before = committed(tmp_path / "ws")
         kill(process.pid)
@@ -161,8 +164,8 @@ def test_processes_of_a_ray_run_killed(
     pictures: Path, reference: dict[str, str], tmp_path: Path, target: str
 ) -> None:
     """On Ray: the driver, or the workers under it (and it goes on), or all of them."""
-    (tmp_path / "r.yaml").write_text(recipe(pictures, 0.3))
-    process = start(tmp_path / "r.yaml", tmp_path / "ws", "ray")
+    (tmp_path / "r.yaml").write_text(recipe(pictures))
+    process = start(tmp_path / "r.yaml", tmp_path / "ws", "ray", 0.3)
     columns = tmp_path / "ws" / "columns"
     deadline = time.monotonic() + 120
     while not list(columns.glob("toy_length-*/[0-9a-f]*.parquet")):
@@ -200,8 +203,8 @@ def is_worker(pid: int) -> bool:
 def test_two_runs_on_one_workspace_at_once(
     pictures: Path, reference: dict[str, str], tmp_path: Path
 ) -> None:
-    (tmp_path / "r.yaml").write_text(recipe(pictures, 0.05))
-    runs = [start(tmp_path / "r.yaml", tmp_path / "ws", "inprocess") for _ in range(2)]
+    (tmp_path / "r.yaml").write_text(recipe(pictures))
+    runs = [start(tmp_path / "r.yaml", tmp_path / "ws", "inprocess", 0.05) for _ in range(2)]
     for process in runs:
         finish(process)
     assert digests(tmp_path / "ws") == reference

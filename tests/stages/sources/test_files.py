@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
@@ -149,3 +150,49 @@ def test_chains_of_fsspec(tmp_path: Path) -> None:
     assert csvs("simplecache::memory://chain/*.csv") == [
         ("a.csv", "simplecache::memory://chain/a.csv")
     ]
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    s3fs = pytest.importorskip("s3fs")
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for key, value in {
+        "AWS_ACCESS_KEY_ID": "x",
+        "AWS_SECRET_ACCESS_KEY": "x",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+    }.items():
+        monkeypatch.setenv(key, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    s3fs.S3FileSystem().mkdir("winnow-tables")
+    yield "winnow-tables"
+    s3fs.S3FileSystem.clear_instance_cache()
+    server.stop()
+
+
+def test_s3(bucket: str) -> None:
+    store = fsspec.filesystem("s3")
+    store.pipe({f"{bucket}/d/{name}": name.encode() for name in ("a.csv", "e/b.csv", "x.txt")})
+
+    def read(path: str) -> list[tuple[str, str, str]]:
+        files = find_files("url_table", path, lambda name: name.endswith(".csv"), "csv file")
+        return [(file.name, file.path, file.token) for file in files]
+
+    by_folder = read(f"s3://{bucket}/d")
+    assert [entry[:2] for entry in by_folder] == [
+        ("a.csv", f"s3://{bucket}/d/a.csv"),
+        ("e/b.csv", f"s3://{bucket}/d/e/b.csv"),
+    ]
+    assert read(f"s3://{bucket}/d/**/*.csv") == by_folder
+    assert read(f"s3://{bucket}/d/a.csv") == by_folder[:1]
+    with open_file(by_folder[1][1]) as stream:
+        assert stream.read() == b"e/b.csv"
+    other = fsspec.filesystem("s3", skip_instance_cache=True)  # as another process would write
+    other.pipe(f"{bucket}/d/a.csv", b"A.csv")
+    assert read(f"s3://{bucket}/d")[0][2] != by_folder[0][2]
+    with pytest.raises(SetupError, match=r"s3://.*d' holds: .*did you mean 'a.csv'"):
+        read(f"s3://{bucket}/d/aa.csv")
+    with pytest.raises(SetupError, match="no file or folder"):
+        read("s3://no-such-bucket-here/x.csv")

@@ -340,8 +340,13 @@ def test_shards_over_http(tmp_path: Path, server: str) -> None:
 
 
 IMG2DATASET = """
-import sys, img2dataset
+import sys
 if __name__ == "__main__":
+    import img2dataset.main
+    # Its own reader, downloader and writer, without a pool of processes that import it all again.
+    img2dataset.main.multiprocessing_distributor = (
+        lambda processes, downloader, reader, subjob, retries: list(map(downloader, reader))
+    )
     img2dataset.download(url_list=sys.argv[1], output_folder=sys.argv[2], input_format="parquet",
         url_col="url", caption_col="text", output_format="webdataset", processes_count=1,
         thread_count=4, number_sample_per_shard=4, image_size=32, save_additional_columns=["n"],

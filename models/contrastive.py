@@ -1,0 +1,259 @@
+"""Contrastive image-text models: open_clip's towers, loaded, built, saved and run.
+
+Tensor suffixes: B batch, C channels, H height, W width, D embedding, T tokens.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import open_clip
+import torch
+from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
+from open_clip.transform import MaybeToTensor, PreprocessCfg, image_transform_v2
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+from torchvision.transforms import Compose, Normalize
+
+from winnow.contracts.errors import SetupError
+from winnow.models.checkpoint import CONFIG_NAME, WEIGHTS_NAME, ModelFiles
+from winnow.models.tokenizer import MERGES_NAME, Tokenizer, write_merges
+
+Precision = Literal["fp32", "bf16", "fp16"]
+_MAX_ASPECT = 16
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Preprocess:
+    """open_clip's inference transform of a model, cut in two.
+
+    The part that works on one Pillow image (resize, crop) runs in threads, per image; the part
+    that is arithmetic (to float, normalise) runs once per batch on the model's device. Together
+    they give the floats of the whole transform, bit for bit on the CPU.
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        merged = {**asdict(PreprocessCfg()), **config}
+        self.whole = image_transform_v2(PreprocessCfg(**merged), is_train=False)
+        *geometry, to_tensor, normalize = self.whole.transforms
+        if not isinstance(to_tensor, MaybeToTensor) or not isinstance(normalize, Normalize):
+            msg = f"open_clip {open_clip.__version__} ends its transform in an unknown way"
+            raise SetupError(msg)
+        self._geometry = Compose(geometry)
+        self._mean, self._std = torch.tensor(normalize.mean), torch.tensor(normalize.std)
+        size: Any = merged["size"]
+        height, width = (size, size) if isinstance(size, int) else size
+        self.height, self.width = int(height), int(width)
+
+    def pixels(self, image: Image.Image) -> np.ndarray:
+        """Return one image as uint8 (H, W, 3) of the model's size."""
+        return np.asarray(self._geometry(_bounded_aspect(to_rgb(image))))
+
+    def normalize(self, pixels_BHWC: torch.Tensor) -> torch.Tensor:
+        """Return float32 (B, C, H, W), on the device of ``pixels_BHWC`` (uint8)."""
+        device = pixels_BHWC.device
+        mean, std = (v.to(device)[:, None, None] for v in (self._mean, self._std))
+        return pixels_BHWC.permute(0, 3, 1, 2).contiguous().float().div(255).sub(mean).div(std)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return an RGB image; transparent pixels show white, as on a web page.
+
+    Pillow's own conversion drops the alpha channel and shows whatever colour lies under it, which
+    is mostly black: on drawings with a transparent ground this changes the picture.
+    """
+    if image.mode == "RGB":
+        return image if "transparency" not in image.info else _on_white(image)
+    if image.has_transparency_data:
+        return _on_white(image)
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image.convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    layer = image.convert("RGBA")
+    white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, layer).convert("RGB")
+
+
+def _bounded_aspect(image: Image.Image) -> Image.Image:
+    """Cut the middle out of a strip: resizing a 1 x 80,000,000 image would take gigabytes."""
+    width, height = image.size
+    limit = _MAX_ASPECT * min(width, height)
+    if max(width, height) <= limit:
+        return image
+    left, top = max(0, (width - limit) // 2), max(0, (height - limit) // 2)
+    return image.crop((left, top, left + min(width, limit), top + min(height, limit)))
+
+
+class ContrastiveModel:
+    """An open_clip model with its preprocessing and tokenizer, for inference."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        preprocess: Preprocess,
+        tokenizer: Tokenizer,
+        *,
+        device: torch.device,
+        precision: Precision = "fp32",
+    ) -> None:
+        self.network, self.preprocess, self.tokenizer = network.eval(), preprocess, tokenizer
+        self.device, self.dtype = device, _DTYPES[precision]
+
+    @torch.inference_mode()
+    def embed_images(self, pixels_BHWC: torch.Tensor) -> torch.Tensor:
+        """Return unit vectors, float32 (B, D) on the model's device, of uint8 pixels."""
+        images = self.preprocess.normalize(pixels_BHWC.to(self.device, non_blocking=True))
+        features: torch.Tensor = self.network.encode_image(images.to(self.dtype))  # type: ignore[operator]
+        return nn.functional.normalize(features.float(), dim=-1)
+
+    @torch.inference_mode()
+    def embed_texts(self, texts: Sequence[str]) -> torch.Tensor:
+        """Return unit vectors, float32 (B, D) on the model's device."""
+        tokens_BT = self.tokenizer(texts).to(self.device, non_blocking=True)
+        features: torch.Tensor = self.network.encode_text(tokens_BT)  # type: ignore[operator]
+        return nn.functional.normalize(features.float(), dim=-1)
+
+
+def encode_text_short(network: nn.Module, tokens_BT: torch.Tensor, parts: int = 4) -> torch.Tensor:
+    """Return ``network.encode_text(tokens_BT)`` without computing most of the padding.
+
+    Sorts the captions by length and runs them in ``parts``, each cut after its longest caption.
+    With a causal mask and the feature taken at the end-of-text token (the greatest id), what comes
+    after that token cannot matter; any other text tower runs as it is. For training: the last bits
+    depend on what else is in the batch.
+    """
+    causal = isinstance(network, open_clip.CLIP) and network.attn_mask is not None
+    if not causal or network.text_pool_type != "argmax":  # type: ignore[union-attr]
+        return network.encode_text(tokens_BT)  # type: ignore[operator, no-any-return]
+    ends_B = tokens_BT.argmax(dim=1)
+    order = ends_B.argsort()
+    features = []
+    for rows in order.chunk(parts):
+        length = int(ends_B[rows].max()) + 1
+        features.append(_encode_text(network, tokens_BT[rows, :length]))
+    return torch.cat(features)[order.argsort()]
+
+
+def _encode_text(network: Any, tokens_BT: torch.Tensor) -> torch.Tensor:
+    """open_clip.CLIP.encode_text at the length of ``tokens_BT``."""
+    length = tokens_BT.shape[1]
+    x = network.token_embedding(tokens_BT) + network.positional_embedding[:length]
+    x = network.transformer(x, attn_mask=network.attn_mask[:length, :length])
+    x = network.ln_final(x)[torch.arange(len(x), device=x.device), tokens_BT.argmax(dim=1)]
+    projection = network.text_projection
+    if projection is None:
+        return cast(torch.Tensor, x)
+    return projection(x) if isinstance(projection, nn.Linear) else x @ projection
+
+
+def choose_device(device: str) -> torch.device:
+    """Return the device for ``auto``, ``cpu`` or ``cuda``.
+
+    Fails: SetupError for ``cuda`` where there is none.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        msg = "device=cuda, but torch sees no GPU here; use device=auto, or give the stage num_gpus"
+        raise SetupError(msg)
+    use_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    return torch.device("cuda" if use_gpu else "cpu")
+
+
+def load_model(
+    files: ModelFiles, *, device: str = "auto", precision: Precision = "fp32"
+) -> ContrastiveModel:
+    """Load a model that was found, through open_clip's own factory and without unpickling.
+
+    Fails: SetupError where the weights do not fit the architecture or hold more than tensors.
+    """
+    where = choose_device(device)
+    with tempfile.TemporaryDirectory() as name:
+        # Exactly the files that the digest covers, under names that open_clip looks for.
+        folder = Path(name)
+        config = {"model_cfg": dict(files.config), "preprocess_cfg": dict(files.preprocess)}
+        (folder / CONFIG_NAME).write_text(json.dumps(config), encoding="utf-8")
+        safe = files.weights.suffix == ".safetensors"
+        link = folder / (WEIGHTS_NAME if safe else "pytorch_model.bin")
+        link.symlink_to(files.weights.resolve())
+        try:
+            network = open_clip.create_model(
+                f"local-dir:{folder}", precision=precision, device=where, weights_only=True
+            )
+        except (RuntimeError, ValueError, OSError, ImportError, _pickle_error()) as error:
+            msg = f"the model {files.name} cannot be loaded from {files.weights}: {error}"
+            raise SetupError(msg) from error
+    preprocess = Preprocess(network.visual.preprocess_cfg)  # type: ignore[union-attr]
+    tokenizer = load_tokenizer(files)
+    return ContrastiveModel(network, preprocess, tokenizer, device=where, precision=precision)
+
+
+def _pickle_error() -> type[Exception]:
+    import pickle
+
+    return pickle.UnpicklingError
+
+
+def load_tokenizer(files: ModelFiles) -> Tokenizer:
+    """Return the tokenizer that goes with a model."""
+    text = files.config["text_cfg"]
+    length = int(text.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH))
+    options = dict(text.get("tokenizer_kwargs") or {})
+    if text.get("hf_tokenizer_name"):
+        mode = text.get("tokenizer_mode")
+        try:
+            inner = HFTokenizer(
+                str(files.tokenizer), context_length=length, tokenizer_mode=mode, **options
+            )
+        except ImportError as error:
+            msg = f"the tokenizer of {files.name} needs: pip install transformers ({error})"
+            raise SetupError(msg) from error
+        return Tokenizer(inner, length)
+    if files.tokenizer is not None:
+        options["bpe_path"] = str(files.tokenizer / MERGES_NAME)
+    return Tokenizer(SimpleTokenizer(context_length=length, **options), length)
+
+
+def build_network(config: Mapping[str, Any], *, seed: int) -> nn.Module:
+    """Return a fresh model of open_clip's classes for a ``model_cfg``; the seed decides it."""
+    arguments = copy.deepcopy(dict(config))
+    custom = arguments.pop("custom_text", False) or "hf_model_name" in arguments["text_cfg"]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        kind = open_clip.CustomTextCLIP if custom else open_clip.CLIP
+        network: nn.Module = kind(**arguments)
+    return network
+
+
+def save_model(
+    folder: Path,
+    network: nn.Module,
+    *,
+    config: Mapping[str, Any],
+    preprocess: Mapping[str, Any],
+    merges: Sequence[str] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Write a folder that ``model: path/to/folder`` and open_clip's ``local-dir:`` load.
+
+    ``merges``: the vocabulary, where it is not the one that ships with open_clip.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    architecture = copy.deepcopy(dict(config))
+    if merges is not None:
+        write_merges(merges, folder / MERGES_NAME)
+        # For open_clip's own loader; the path is relative to the folder. Winnow looks there itself.
+        architecture["text_cfg"]["tokenizer_kwargs"] = {"bpe_path": MERGES_NAME}
+    document = {"model_cfg": architecture, "preprocess_cfg": dict(preprocess)}
+    (folder / CONFIG_NAME).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    tensors = {k: v.detach().cpu().to(dtype) for k, v in network.state_dict().items()}
+    save_file({k: v.contiguous() for k, v in tensors.items()}, folder / WEIGHTS_NAME)

@@ -1,0 +1,280 @@
+"""Near-duplicate images: every pair within a Hamming distance whose thumbnails agree as well."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from winnow.contracts.errors import RecipeError, SetupError
+from winnow.contracts.identity import UID_BYTES, UID_TYPE
+from winnow.contracts.parameters import effort, result
+from winnow.contracts.registry import register_global_stage
+from winnow.contracts.stage import GlobalInputs, GlobalOutputs, GlobalStage, Resources
+from winnow.stages.dedupe import _hamming, _verify
+from winnow.stages.dedupe._columns import Octets, big_endian_words, octets, valid_rows
+from winnow.stages.dedupe._hamming import Indices, Pairs, Words
+from winnow.stages.dedupe._neighbors import NeighborLists
+
+HashName = Literal["phash", "dhash", "pdq"]
+_HASH_TYPES: dict[HashName, pa.DataType] = {
+    "phash": pa.uint64(),
+    "dhash": pa.uint64(),
+    "pdq": pa.binary(32),
+}
+_LARGEST_DISTANCE: dict[HashName, int] = {"phash": 12, "dhash": 12, "pdq": 31}
+NEIGHBORS, DISTANCES, GROUP = (
+    "near_duplicates",
+    "near_duplicate_distances",
+    "near_duplicate_group",
+)
+
+
+@register_global_stage("near_duplicates", version=1)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NearDuplicates(GlobalStage):
+    """List for every image the images that look like it.
+
+    Two images are neighbours if their hashes differ in at most ``distance`` bits and their 8x8
+    thumbnails are close: the darker one brightened to the mean of the other, by ``max_gain`` at
+    most, their mean absolute difference is at most ``thumbnail_distance`` levels of 0 to 255. If
+    ``image_detail`` of either is under ``min_detail`` or null, the hash is mostly noise, and the
+    thumbnails must be nearly equal: ``flat_thumbnail_distance``, nothing brightened. Images with
+    equal bytes have equal hashes and thumbnails and so are neighbours. No such pair is missed.
+
+    Images with one hash and thumbnail, on one side of ``min_detail``, form a *group*: they have the
+    same neighbours, and would list each other, which is a square number of entries. So lists name
+    groups by their least uid: a group's least member lists all its other members, each of these
+    lists the least one, and all of them list the least uid of every neighbouring group.
+    docs/near_duplicates.md has the measurements behind the defaults.
+
+    Reads:  phash, dhash: uint64, or pdq: fixed_size_binary(32); null = image not decoded.
+            thumbnail: fixed_size_binary(192), 8x8 RGB.  image_detail: float32.
+    Writes: near_duplicates: list<fixed_size_binary(16)>, uids in ascending order, never the row's
+                own; empty = no neighbour; null = no hash or no thumbnail.
+            near_duplicate_distances: list<uint8>, differing bits of the hashes, in the same order.
+            near_duplicate_group: fixed_size_binary(16), the least uid of the row's group;
+                null = the group has no other uid. Rows with equal uids count once: the first with
+                a hash stands for all of them.
+    Cost:   about 120 bytes of memory a row; 200 bytes a row in the scratch folder. The comparisons
+            grow with the square of the rows; they are counted exactly before they are made.
+    Fails:  SetupError if there are more than ``max_comparisons`` or more than ``max_pairs`` list
+            entries; nothing was written then.
+    """
+
+    hash: HashName = result("phash")
+    distance: int = result(8)
+    thumbnail_distance: float = result(12.0)
+    flat_thumbnail_distance: float = result(2.0)
+    max_gain: float = result(1.35)
+    min_detail: float = result(4.0)
+    max_comparisons: int = effort(100_000_000_000)
+    max_pairs: int = effort(100_000_000)
+    num_threads: int = effort(2)
+
+    def __post_init__(self) -> None:
+        if self.hash not in _HASH_TYPES:
+            self._refuse("hash", "one of phash, dhash, pdq")
+        if not 0 <= self.distance <= _LARGEST_DISTANCE[self.hash]:
+            self._refuse("distance", f"0 to {_LARGEST_DISTANCE[self.hash]} bits for {self.hash}")
+        if not 0 <= self.thumbnail_distance <= 255:
+            self._refuse("thumbnail_distance", "0 to 255 levels")
+        if not 0 <= self.flat_thumbnail_distance <= self.thumbnail_distance:
+            self._refuse("flat_thumbnail_distance", "0 to thumbnail_distance levels")
+        if not 1 <= self.max_gain <= 4:
+            self._refuse("max_gain", "1 (brightness counts) to 4")
+        if not 0 <= self.min_detail < float("inf"):
+            self._refuse("min_detail", "at least 0, in the unit of image_detail")
+        for name in ("max_comparisons", "max_pairs", "num_threads"):
+            if getattr(self, name) < 1:
+                self._refuse(name, "at least 1")
+
+    def _refuse(self, name: str, allowed: str) -> None:
+        msg = f"near_duplicates: {name}={getattr(self, name)!r} is not allowed; use {allowed}"
+        raise RecipeError(msg)
+
+    @property
+    def reads(self) -> pa.Schema:
+        return pa.schema(
+            {
+                self.hash: _HASH_TYPES[self.hash],
+                "thumbnail": pa.binary(_verify.THUMBNAIL_BYTES),
+                "image_detail": pa.float32(),
+            }
+        )
+
+    @property
+    def writes(self) -> pa.Schema:
+        return pa.schema(
+            {NEIGHBORS: pa.list_(UID_TYPE), DISTANCES: pa.list_(pa.uint8()), GROUP: UID_TYPE}
+        )
+
+    @property
+    def resources(self) -> Resources:
+        return Resources(num_cpus=self.num_threads)
+
+    def compute(self, inputs: GlobalInputs, outputs: GlobalOutputs) -> Mapping[str, Any]:
+        pool = _read(self, inputs)
+        hash_pairs, comparisons = self._search(pool.hashes)
+        groups = _verify.least_with_same_signature(pool.items)
+        pairs, more = self._verified(pool.items, groups, hash_pairs)
+        lists = NeighborLists(pool.uids, groups, pairs)
+        if lists.num_entries(pool.items_of_rows) > self.max_pairs:
+            self._too_many_pairs(lists.num_entries(pool.items_of_rows))
+        first = 0
+        for shard in inputs.shards:
+            items = pool.items_of_rows[first : first + shard.num_rows]
+            outputs.write(shard, pa.table(list(lists.columns(items)), schema=self.writes))
+            first += shard.num_rows
+        return {
+            "rows": len(pool.items_of_rows),
+            "rows_without_hash": int((pool.items_of_rows < 0).sum()),
+            "images": len(groups),
+            "distinct_hashes": len(pool.hashes),
+            "groups": len(np.unique(groups)),
+            "hash_pairs": len(hash_pairs[0]),
+            "pairs": len(pairs[0]),
+            "comparisons": comparisons + more,
+        }
+
+    def _search(self, hashes_NW: Words) -> tuple[Pairs, int]:
+        """Return all pairs of distinct hashes within the distance, and the comparisons made."""
+        plan = _hamming.make_plan(len(hashes_NW), hashes_NW.shape[1] * 64, self.distance)
+        comparisons = _hamming.count_comparisons(hashes_NW, plan)
+        if comparisons > self.max_comparisons:
+            self._too_many_comparisons(f"{len(hashes_NW):,} distinct hashes", comparisons)
+        try:
+            pairs = _hamming.pairs_within(
+                hashes_NW,
+                self.distance,
+                plan,
+                max_pairs=self.max_pairs,
+                num_threads=self.num_threads,
+            )
+        except _hamming.TooManyPairsError:
+            self._too_many_pairs(self.max_pairs + 1)
+        return pairs, comparisons
+
+    def _verified(
+        self, items: _verify.Items, groups: Indices, hash_pairs: Pairs
+    ) -> tuple[Pairs, int]:
+        closeness = _verify.Closeness(
+            detailed=self.thumbnail_distance,
+            flat=self.flat_thumbnail_distance,
+            max_gain=self.max_gain,
+        )
+        signatures = np.flatnonzero(groups == np.arange(len(groups)))
+        join = _verify.ThumbnailJoin(items, signatures, closeness)
+        comparisons = join.count_comparisons(hash_pairs)
+        if comparisons > self.max_comparisons:
+            what = f"{len(signatures):,} images with close or equal hashes"
+            self._too_many_comparisons(what, comparisons)
+        blocks, total = [], 0
+        for block in join.pairs(hash_pairs):
+            blocks.append(block)
+            total += len(block[0])
+            if total > self.max_pairs:
+                self._too_many_pairs(total)
+        return _concatenate(blocks), comparisons
+
+    def _too_many_comparisons(self, what: str, comparisons: int) -> None:
+        msg = (
+            f"near_duplicates: {what} need {comparisons:,} comparisons within distance "
+            f"{self.distance}, and max_comparisons is {self.max_comparisons:,}; lower distance "
+            f"(now {self.distance}), or raise max_comparisons (about a minute per 3 billion)"
+        )
+        raise SetupError(msg)
+
+    def _too_many_pairs(self, found: int) -> None:
+        msg = (
+            f"near_duplicates: at least {found:,} neighbours, and max_pairs is "
+            f"{self.max_pairs:,}; lower distance (now {self.distance}) or thumbnail_distance (now "
+            f"{self.thumbnail_distance:g}), raise min_detail (now {self.min_detail:g}), or raise "
+            "max_pairs (about 40 bytes of memory each)"
+        )
+        raise SetupError(msg)
+
+
+def _concatenate(blocks: list[Pairs]) -> Pairs:
+    empty = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.uint8))
+    left, right, distances = (np.concatenate(column) for column in zip(empty, *blocks, strict=True))
+    return left, right, distances
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Pool:
+    """All rows; an item is a distinct uid that has a hash and a thumbnail, in order of uid."""
+
+    uids: Octets
+    items: _verify.Items
+    hashes: Words
+    """(H, W): distinct hashes."""
+    items_of_rows: Indices
+    """Item of every row in source order; -1 without."""
+
+
+def _read(stage: NearDuplicates, inputs: GlobalInputs) -> _Pool:
+    """Read all shards once; thumbnails go to a file."""
+    file = Path(inputs.scratch) / "thumbnails"
+    uids, hashes, sums, low, usable = [], [], [], [], []
+    with file.open("wb") as out:
+        for _, table in inputs.tables():
+            has = valid_rows(table[stage.hash]) & valid_rows(table["thumbnail"])
+            usable.append(has)
+            uids.append(octets(table["uid"], UID_BYTES)[has])
+            hashes.append(_hash_words(table[stage.hash])[has])
+            thumbnails = octets(table["thumbnail"], _verify.THUMBNAIL_BYTES)[has]
+            out.write(thumbnails.tobytes())
+            channels = thumbnails.reshape(-1, _verify.THUMBNAIL_BYTES // 3, 3)
+            sums.append(channels.sum(axis=1, dtype=np.uint16))
+            detailed = pc.fill_null(
+                pc.greater_equal(table["image_detail"], stage.min_detail), False
+            )
+            low.append(~detailed.to_numpy()[has].astype(bool))
+    has = _join(usable, np.empty(0, bool))
+    uid_words = big_endian_words(_join(uids, np.empty((0, UID_BYTES), np.uint8)))
+    row_of_item, item_of_usable = _distinct(uid_words)
+    items_of_rows = np.full(len(has), -1)
+    items_of_rows[has] = item_of_usable
+    num_words = _HASH_TYPES[stage.hash].bit_width // 64
+    hashes_NW = _join(hashes, np.empty((0, num_words), np.uint64))[row_of_item]
+    row_of_hash, hash_ids = _distinct(hashes_NW)
+    items = _verify.Items(
+        hash_ids=hash_ids,
+        low=_join(low, np.empty(0, bool))[row_of_item],
+        sums=_join(sums, np.empty((0, 3), np.uint16))[row_of_item],
+        thumbnail_rows=row_of_item,
+        thumbnails=_verify.map_thumbnails(file, len(uid_words)),
+    )
+    return _Pool(
+        uids=uid_words[row_of_item].astype(">u8").view(np.uint8).reshape(-1, UID_BYTES),
+        items=items,
+        hashes=hashes_NW[row_of_hash],
+        items_of_rows=items_of_rows,
+    )
+
+
+def _join(parts: list[Any], empty: Any) -> Any:
+    return np.concatenate([empty, *parts])
+
+
+def _hash_words(column: pa.ChunkedArray) -> Words:
+    if pa.types.is_fixed_size_binary(column.type):
+        return big_endian_words(octets(column, column.type.byte_width))
+    filled = pc.fill_null(column, pa.scalar(0, column.type))
+    return filled.to_numpy().astype(np.uint64).reshape(-1, 1)
+
+
+def _distinct(rows_NW: Words) -> tuple[Indices, Indices]:
+    """Return the first row of each distinct row in ascending order, and the number of every row."""
+    order = np.lexsort(rows_NW.T[::-1])
+    new = np.ones(len(order), bool)
+    new[1:] = (rows_NW[order[1:]] != rows_NW[order[:-1]]).any(axis=1)
+    number = np.empty(len(order), np.int64)
+    number[order] = np.cumsum(new) - 1
+    return order[new], number

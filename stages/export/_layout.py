@@ -1,0 +1,90 @@
+"""What one export holds, added up over its files, for those who describe it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from winnow.contracts.exporter import ExportContext, FileSummary
+from winnow.contracts.identity import UID_TYPE
+from winnow.stages.export._columns import KEY, UID, annotation_names
+from winnow.stages.export._manifest import MANIFEST_NAME
+
+TEXT_EXTENSION, JSON_EXTENSION = "txt", "json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Layout:
+    """One export.
+
+    format: the exporter's name.  data_files: by name.  manifest: manifest.parquet, if it was given.
+    columns: the annotations that the data files carry.  payload: their column with the media, ""
+    in tars.  text: the caption's column.  extensions: samples per extension of the payload.
+    sidecars: members per extension.
+    """
+
+    format: str
+    data_files: tuple[FileSummary, ...]
+    manifest: FileSummary | None
+    columns: pa.Schema
+    payload: str
+    text: str | None
+    extensions: Mapping[str, int]
+    sidecars: Mapping[str, int]
+    pickles_omitted: int
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of all data files."""
+        return sum(f.num_rows for f in self.data_files)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all data files."""
+        return sum(f.size_bytes for f in self.data_files)
+
+    @property
+    def suffix(self) -> str:
+        """What the names of data files end with."""
+        return ".parquet" if self.format == "parquet" else ".tar"
+
+    @classmethod
+    def of(
+        cls,
+        files: Sequence[FileSummary],
+        context: ExportContext,
+        *,
+        exporter: str,
+        text: str | None,
+    ) -> Layout:
+        """Add up the summaries; the extras are those that the exporters here return."""
+        data = sorted((f for f in files if f.name != MANIFEST_NAME), key=lambda f: f.name)
+        extensions: Counter[str] = Counter()
+        sidecars: Counter[str] = Counter()
+        for file in data:
+            extensions.update(file.extra.get("extensions", {}))
+            sidecars.update(file.extra.get("sidecars", {}))
+        first = data[0].extra if data else {}
+        return cls(
+            format=exporter,
+            data_files=tuple(data),
+            manifest=next((f for f in files if f.name == MANIFEST_NAME), None),
+            columns=_typed(first.get("columns"), context.schema),
+            payload=first.get("payload", ""),
+            text=text,
+            extensions=dict(sorted(extensions.items())),
+            sidecars=dict(sorted(sidecars.items())),
+            pickles_omitted=sum(f.extra.get("pickles_omitted", 0) for f in data),
+        )
+
+
+def _typed(names: Sequence[str] | None, schema: pa.Schema) -> pa.Schema:
+    """Return the fields of these names; uid and key are in every file whatever the schema says."""
+    known = {UID: pa.field(UID, UID_TYPE), KEY: pa.field(KEY, pa.string())}
+    known |= {f.name: f for f in schema if f.name != UID}
+    if names is None:
+        names = sorted({UID, KEY, *annotation_names(schema)})
+    return pa.schema([known[name] for name in names if name in known])

@@ -1,0 +1,100 @@
+"""The commands and snippets of a dataset card; the tests run them as they stand."""
+
+from __future__ import annotations
+
+from winnow.stages.export._layout import Layout
+from winnow.stages.export._sniff import AUDIO_EXTENSIONS
+
+OPEN_CLIP_EXTENSIONS = ("jpg", "png", "jpeg", "webp")
+"""What open_clip_train looks for in a sample; it skips a sample with none of them."""
+
+
+def usage(layout: Layout) -> str:
+    """Return the section "How to load it"."""
+    if not layout.data_files:
+        return "This export has no rows."
+    parts = ["## How to load it", "From inside this folder.", _hugging_face(layout)]
+    if layout.format != "parquet":
+        parts.append(_webdataset(layout))
+        parts.append(_open_clip(layout))
+    return "\n\n".join(part for part in parts if part)
+
+
+def shards(names: list[str]) -> str:
+    """Return the brace pattern of consecutively numbered files, for open_clip and webdataset.
+
+    Numbers of different width are separate patterns, joined by ``::``.
+    """
+    patterns = []
+    for width in sorted({len(name) for name in names}):
+        group = sorted(name for name in names if len(name) == width)
+        first, last = group[0], group[-1]
+        stem, dot, suffix = first.partition(".")
+        braces = f"{{{stem}..{last.partition('.')[0]}}}{dot}{suffix}"
+        patterns.append(first if first == last else braces)
+    return "::".join(patterns)
+
+
+def _hugging_face(layout: Layout) -> str:
+    lines = [
+        "Hugging Face datasets (from the hub: `user/dataset` in place of the path):",
+        "",
+        "```python",
+        "from pathlib import Path",
+        "",
+        "from datasets import load_dataset",
+        "",
+        'dataset = load_dataset(str(Path.cwd()), split="train", streaming=True)',
+        "sample = next(iter(dataset))",
+        "```",
+    ]
+    if len(layout.extensions) > 1 and layout.format != "parquet":
+        lines += ["", "A sample has its media under its own extension; the others are `None`."]
+    return "\n".join(lines)
+
+
+def _webdataset(layout: Layout) -> str:
+    media = ";".join(layout.extensions)
+    audio = AUDIO_EXTENSIONS.issuperset(layout.extensions)
+    fields = [f'"{media}"', *(['"txt"'] if layout.text is not None else []), '"json"']
+    decode = "" if audio else '.decode("pil")'
+    names = ["media", *(["text"] if layout.text is not None else []), "annotations"]
+    return "\n".join(
+        [
+            "webdataset:",
+            "",
+            "```python",
+            "import webdataset",
+            "",
+            f'shards = "{shards([f.name for f in layout.data_files])}"',
+            f"dataset = webdataset.WebDataset(shards, shardshuffle=False){decode}",
+            f"for {', '.join(names)} in dataset.to_tuple({', '.join(fields)}):",
+            "    break",
+            "```",
+        ]
+    )
+
+
+def _open_clip(layout: Layout) -> str:
+    readable = sum(layout.extensions.get(e, 0) for e in OPEN_CLIP_EXTENSIONS)
+    if layout.text is None or not readable:
+        return ""
+    workers = min(8, len(layout.data_files))
+    lines = [
+        "open_clip (`pip install 'open_clip_torch[training]'`; the number of samples comes from "
+        "`sizes.json`):",
+        "",
+        "```bash",
+        "python -m open_clip_train.main --dataset-type webdataset \\",
+        f"  --train-data '{shards([f.name for f in layout.data_files])}' \\",
+        f"  --model ViT-B-32 --batch-size 256 --workers {workers} --epochs 32",
+        "```",
+    ]
+    skipped = sum(layout.extensions.values()) - readable
+    if skipped:
+        lines += [
+            "",
+            f"It skips {skipped:,} samples that are neither jpg, png nor webp. To train on them "
+            "too, export with `extension: jpg`: decoders look at the bytes, not at the name.",
+        ]
+    return "\n".join(lines)

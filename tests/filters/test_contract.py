@@ -1,0 +1,222 @@
+"""Every registered filter: what it keeps of a small table, what it refuses, what it declares."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import pickle
+import re
+from typing import Any
+
+import pyarrow as pa
+import pydantic
+import pytest
+
+from winnow.contracts.errors import RecipeError
+from winnow.contracts.parameters import parameters_model, validate
+from winnow.contracts.registry import FILTERS
+from winnow.filters import expr as ex
+from winnow.filters._parse import parse_expression
+from winnow.filters.rules import PriorityCover, TopFraction
+
+UIDS = pa.list_(pa.binary(16))
+TABLE = pa.table(
+    {
+        "download_error": pa.array([None, None, None, "timeout"], pa.string()),
+        "repeated_row": pa.array([False, True, False, False]),
+        "width": pa.array([200, 199, 600, None], pa.int32()),
+        "height": pa.array([200, 600, 199, None], pa.int32()),
+        "aspect_ratio": pa.array([1.0, 3.015, 3.0, None], pa.float32()),
+        "animated": pa.array([False, True, False, None]),
+        "image_size_bytes": pa.array([10, 20, 30, None], pa.int64()),
+        "image_detail": pa.array([0.1, 0.0, 7.5, None], pa.float32()),
+        "language": pa.array(["en", "de", "en", None]),
+        "language_confidence": pa.array([0.9, 0.99, 0.3, None], pa.float32()),
+        "num_words": pa.array([3, 1, 2, None], pa.int32()),
+        "num_characters": pa.array([6, 5, 500, None], pa.int32()),
+        "alphanumeric_ratio": pa.array([0.7, 0.0, 1.0, None], pa.float32()),
+        "word_repetition_ratio": pa.array([0.1, 0.0, 1.0, None], pa.float32()),
+        "character_repetition_ratio": pa.array([0.1, 0.2, 0.9, None], pa.float32()),
+        "caption_shape": pa.array(["text", "url", "digits", None]),
+        "caption_occurrences": pa.array([1, 2, 1000, None], pa.int64()),
+        "clip_score": pa.array([0.28, 0.3, float("nan"), None], pa.float32()),
+        "near_duplicates": pa.array([[], [], [], None], UIDS),
+        "near_duplicate_group": pa.array([None] * 4, pa.binary(16)),
+    }
+)
+T, F, N = True, False, None
+
+EXAMPLES: list[tuple[str, dict[str, Any], list[bool | None]]] = [
+    ("has_media", {"error_column": "download_error"}, [T, T, T, F]),
+    ("drop_repeated_rows", {}, [T, F, T, T]),
+    ("min_image_size", {"side": 200}, [T, F, F, N]),
+    ("min_image_size", {"side": 199}, [T, T, T, N]),
+    ("max_aspect_ratio", {"ratio": 3}, [T, F, T, N]),
+    ("max_aspect_ratio", {"ratio": 3.015}, [T, T, T, N]),
+    ("max_image_pixels", {"pixels": 119_399}, [T, F, F, N]),
+    ("max_image_pixels", {"pixels": 119_400}, [T, T, T, N]),
+    ("not_animated", {}, [T, F, T, N]),
+    ("language_is", {"languages": ["en"]}, [T, F, T, N]),
+    ("language_is", {"languages": ["en", "de"], "min_confidence": 0.9}, [T, T, F, N]),
+    ("caption_length", {"min_words": 2}, [T, F, T, N]),
+    ("caption_length", {"max_words": 2}, [F, T, T, N]),
+    ("caption_length", {"min_characters": 6, "max_characters": 499}, [T, F, F, N]),
+    ("caption_quality", {"min_alphanumeric_ratio": 0.7}, [T, F, T, N]),
+    ("caption_quality", {"max_word_repetition_ratio": 0.1}, [T, T, F, N]),
+    ("caption_quality", {"max_character_repetition_ratio": 0.2}, [T, T, F, N]),
+    ("caption_shape_is", {}, [T, F, F, N]),
+    ("caption_shape_is", {"shapes": ["url", "digits"]}, [F, T, T, N]),
+    ("max_caption_occurrences", {"occurrences": 2}, [T, T, F, N]),
+    ("min_image_detail", {"detail": 0.1}, [T, F, T, N]),
+    ("min_clip_score", {"threshold": 0.28}, [T, T, N, N]),
+    ("min_clip_score", {"threshold": 0.29}, [F, T, N, N]),
+    ("datacomp_basic", {}, [T, F, F, N]),
+    ("where", {"expression": "clip_score is None or width < 200"}, [F, T, T, T]),
+]
+
+RULES: list[tuple[str, dict[str, Any], object]] = [
+    (
+        "clip_top_fraction",
+        {"fraction": 0.3},
+        TopFraction(column="clip_score", fraction=0.3, over="unrepeated"),
+    ),
+    (
+        "clip_top_fraction",
+        {"fraction": 1, "over": "survivors"},
+        TopFraction(column="clip_score", fraction=1.0, over="survivors"),
+    ),
+    (
+        "drop_near_duplicates",
+        {"prefer": ["largest clip_score", "smallest image_size_bytes"]},
+        PriorityCover(
+            neighbors="near_duplicates",
+            groups="near_duplicate_group",
+            prefer=(("clip_score", "largest"), ("image_size_bytes", "smallest")),
+        ),
+    ),
+    (
+        "drop_near_duplicates",
+        {},
+        PriorityCover(
+            neighbors="near_duplicates",
+            groups="near_duplicate_group",
+            prefer=(("width", "largest"), ("height", "largest"), ("image_size_bytes", "largest")),
+        ),
+    ),
+]
+
+REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    ("min_image_size", {"side": 0}, "side=0 .* at least 1"),
+    ("max_aspect_ratio", {"ratio": 0.5}, "ratio=0.5 .* at least 1"),
+    ("max_aspect_ratio", {"ratio": float("nan")}, "at least 1"),
+    ("max_image_pixels", {"pixels": -1}, "at least 1"),
+    ("language_is", {"languages": []}, "languages is empty"),
+    ("language_is", {"languages": ["EN"]}, "did you mean 'en'"),
+    ("language_is", {"languages": ["pt_BR"]}, "did you mean 'pt'"),
+    ("language_is", {"languages": ["en"], "min_confidence": 90.0}, r"in \[0, 1\]"),
+    ("caption_length", {}, "give at least one of min_words, max_words"),
+    ("caption_length", {"min_words": -1}, "min_words=-1"),
+    ("caption_length", {"min_words": 5, "max_words": 4}, "swap them"),
+    ("caption_quality", {}, "give at least one of"),
+    ("caption_quality", {"max_word_repetition_ratio": 10.0}, r"in \[0, 1\]"),
+    ("caption_shape_is", {"shapes": []}, "shapes is empty"),
+    ("max_caption_occurrences", {"occurrences": 0}, "at least 1"),
+    ("min_image_detail", {"detail": -0.1}, "at least 0"),
+    ("min_clip_score", {"threshold": 28.0}, r"in \[-1, 1\]"),
+    ("clip_top_fraction", {"fraction": 30.0}, r"in \[0, 1\]"),
+    ("drop_near_duplicates", {"prefer": ["clip_score"]}, '"largest clip_score"'),
+    ("drop_near_duplicates", {"prefer": ["biggest width"]}, '"largest width"'),
+    ("drop_near_duplicates", {"prefer": ["largest a", "smallest a"]}, "'a' twice"),
+    ("where", {"expression": "width >> 3"}, "character 1"),
+]
+
+MISTYPED: list[tuple[str, dict[str, Any]]] = [
+    ("min_image_size", {"side": "200"}),
+    ("min_image_size", {"side": 200.5}),
+    ("min_image_size", {"side": True}),
+    ("min_image_size", {}),
+    ("min_image_size", {"side": 200, "pixels": 3}),
+    ("language_is", {"languages": "en"}),
+    ("language_is", {"languages": [False]}),
+    ("caption_shape_is", {"shapes": ["sentence"]}),
+    ("clip_top_fraction", {"fraction": 0.3, "over": "all"}),
+    ("where", {"expression": True}),
+]
+
+
+def _make(name: str, values: dict[str, Any]) -> Any:
+    factory = FILTERS.find(name)
+    return factory(**validate(factory, values))
+
+
+def test_every_filter_has_an_example() -> None:
+    assert {name for name, *_ in (*EXAMPLES, *RULES)} == set(FILTERS)
+
+
+@pytest.mark.parametrize(("name", "values", "kept"), EXAMPLES)
+def test_keeps(name: str, values: dict[str, Any], kept: list[bool | None]) -> None:
+    rule = _make(name, values)
+    ex.check(rule, TABLE.schema)
+    assert ex.evaluate(rule, TABLE).to_pylist() == kept
+    assert ex.evaluate(rule, TABLE.slice(0, 0)).to_pylist() == []
+
+
+@pytest.mark.parametrize(("name", "values", "kept"), EXAMPLES)
+def test_reads_only_columns_of_its_docstring(name: str, values: dict[str, Any], kept: Any) -> None:
+    """The contract text must name every column, so that a user can look it up."""
+    text = inspect.getdoc(FILTERS.find(name)) or ""
+    if name != "where":
+        missing = [c for c in _make(name, values).columns() if not re.search(rf"\b{c}\b", text)]
+        assert missing == []
+
+
+@pytest.mark.parametrize(("name", "values", "kept"), EXAMPLES)
+def test_prints_what_where_parses(name: str, values: dict[str, Any], kept: Any) -> None:
+    rule = _make(name, values)
+    again = parse_expression(str(rule))
+    assert str(again) == str(rule)
+    assert ex.evaluate(again, TABLE).to_pylist() == kept
+
+
+@pytest.mark.parametrize(("name", "values", "rule"), RULES)
+def test_rules(name: str, values: dict[str, Any], rule: Any) -> None:
+    made = _make(name, values)
+    assert made == rule
+    assert made.columns() <= set(TABLE.column_names)
+
+
+@pytest.mark.parametrize(("name", "values"), [(n, v) for n, v, _ in (*EXAMPLES, *RULES)])
+def test_survives_pickling_and_copying(name: str, values: dict[str, Any]) -> None:
+    rule = _make(name, values)
+    assert str(pickle.loads(pickle.dumps(rule))) == str(rule)
+    assert str(copy.deepcopy(rule)) == str(rule)
+
+
+@pytest.mark.parametrize(("name", "values", "message"), REFUSED)
+def test_refuses_thresholds_that_cannot_be_meant(
+    name: str, values: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(RecipeError, match=message):
+        _make(name, values)
+
+
+@pytest.mark.parametrize(("name", "values"), MISTYPED)
+def test_refuses_wrong_types(name: str, values: dict[str, Any]) -> None:
+    with pytest.raises(pydantic.ValidationError):
+        _make(name, values)
+
+
+@pytest.mark.parametrize("name", sorted(FILTERS))
+def test_declares_typed_keywords_and_a_contract(name: str) -> None:
+    factory = FILTERS.find(name)
+    parameters = inspect.signature(factory).parameters.values()
+    assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in parameters)
+    assert all(p.annotation is not inspect.Parameter.empty for p in parameters)
+    text = inspect.getdoc(factory) or ""
+    assert "Reads:" in text
+    assert parameters_model(factory).model_json_schema()["type"] == "object"
+
+
+def test_unknown_filter_names_the_nearest() -> None:
+    with pytest.raises(RecipeError, match="did you mean .*min_clip_score"):
+        FILTERS.find("min_clip_scores")

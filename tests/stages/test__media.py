@@ -1,0 +1,307 @@
+"""Decoding: what comes out, what fails how, what is kept, what is decoded again."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+import warnings
+
+import imagehash
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageFile, ImageOps
+
+from winnow.contracts.media import DecodedImage, MediaCaps
+from winnow.stages import _media
+from winnow.stages._media import BatchMedia, MediaCache, decode_image, quiet_pillow
+
+CAPS = MediaCaps()
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    out = io.BytesIO()
+    image.save(out, kind, **options)
+    return out.getvalue()
+
+
+def noise(width: int = 40, height: int = 30, seed: int = 0) -> Image.Image:
+    rng = np.random.default_rng(seed)
+    return Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8))
+
+
+def batch_of(*data: bytes | None, column: str = "image") -> pa.RecordBatch:
+    return pa.record_batch({column: pa.array(data, pa.large_binary())})
+
+
+def decoded(data: bytes, caps: MediaCaps = CAPS) -> DecodedImage:
+    image = decode_image(data, caps)
+    assert isinstance(image, DecodedImage), image
+    return image
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
+def test_formats(kind: str) -> None:
+    if kind not in Image.SAVE:
+        pytest.skip(f"this Pillow cannot write {kind}")
+    data = encoded(noise(), kind)
+    image = decoded(data)
+    assert (image.format, image.pixels.size, image.animated, image.alpha) == (
+        kind, (40, 30), False, False,
+    )  # fmt: skip
+    with Image.open(io.BytesIO(data)) as reference:
+        assert np.array_equal(np.asarray(image.pixels), np.asarray(reference))
+        assert image.pixels.mode == reference.mode
+
+
+@pytest.mark.parametrize("kind", ["EPS", "PDF", "PPM", "ICO", "TGA", "PCX", "ICNS", "SGI"])
+def test_formats_outside_the_white_list_are_undecodable(kind: str) -> None:
+    assert decode_image(encoded(noise(32, 32), kind), CAPS) == "undecodable"
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_applied_as_exif_transpose_does(kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(noise(40, 24), kind, exif=exif)
+    image = decoded(data)
+    with Image.open(io.BytesIO(data)) as reference:
+        upright = ImageOps.exif_transpose(reference)
+    assert image.exif_orientation == orientation
+    assert np.array_equal(np.asarray(image.pixels), np.asarray(upright))
+    assert image.pixels.size == ((24, 40) if orientation > 4 else (40, 24))
+
+
+@pytest.mark.parametrize("value", [0, 9, 300])
+def test_an_orientation_that_means_nothing_is_1(value: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = value
+    assert decoded(encoded(noise(), "JPEG", exif=exif)).exif_orientation == 1
+
+
+def test_damaged_exif_costs_nothing() -> None:
+    data = encoded(noise(), "JPEG", exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff" + bytes(20))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert decoded(data).exif_orientation == 1
+
+
+def test_alpha_and_animation() -> None:
+    frames = [noise(seed=i) for i in range(3)]
+    for kind in ("GIF", "WEBP", "PNG"):
+        data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
+        image = decoded(data)
+        assert image.animated, kind
+        with Image.open(io.BytesIO(data)) as reference:
+            first = np.asarray(reference.convert("RGB"))
+        assert np.array_equal(np.asarray(image.pixels.convert("RGB")), first)
+    palette = noise().quantize(8)
+    assert decoded(encoded(palette, "PNG", transparency=0)).alpha
+    assert not decoded(encoded(palette, "PNG")).alpha
+    assert decoded(encoded(noise().convert("RGBA"))).alpha
+    assert decoded(encoded(noise().convert("LA"))).alpha
+
+
+def test_a_multi_picture_jpeg_is_a_still_jpeg() -> None:
+    image = decoded(encoded(noise(), "MPO", save_all=True, append_images=[noise(seed=1)]))
+    assert (image.format, image.animated) == ("JPEG", False)
+
+
+def test_lab_becomes_rgb_so_that_every_stage_can_use_it() -> None:
+    assert decoded(encoded(noise().convert("LAB"), "TIFF")).pixels.mode == "RGB"
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "F"])
+def test_pixels_are_what_imagehash_sees(mode: str) -> None:
+    if mode == "I;16":
+        image = Image.fromarray((np.asarray(noise())[:, :, 0].astype(np.uint16) * 257))
+    else:
+        image = noise().convert("RGBA" if mode == "LA" else "RGB").convert(mode)
+    data = encoded(image, "TIFF" if mode in ("CMYK", "F") else "PNG")
+    with Image.open(io.BytesIO(data)) as reference:
+        assert imagehash.phash(decoded(data).pixels) == imagehash.phash(reference)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_truncated_is_undecodable(kind: str) -> None:
+    assert not ImageFile.LOAD_TRUNCATED_IMAGES
+    data = encoded(noise(200, 150), kind)
+    for share in (0.3, 0.7, 0.95):
+        assert decode_image(data[: int(len(data) * share)], CAPS) == "undecodable"
+
+
+def test_the_cap_is_read_from_the_header_before_decoding() -> None:
+    bomb = encoded(Image.new("1", (40_000, 30_000)))
+    started = time.thread_time()
+    assert decode_image(bomb, CAPS) == "too_large"
+    assert time.thread_time() - started < 0.5  # decoding takes seconds
+    just = MediaCaps(max_pixels=1200)
+    assert isinstance(decode_image(encoded(noise(40, 30)), just), DecodedImage)
+    assert decode_image(encoded(noise(40, 31)), just) == "too_large"
+    # The header alone decides, however broken the rest is.
+    assert decode_image(bomb[:60], CAPS) == "too_large"
+
+
+def test_a_cap_above_pillows_own_limit_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    batch = batch_of(encoded(noise(40, 30)))
+    with MediaCache(1 << 20, 0) as cache:
+        caps = MediaCaps(max_pixels=1200)
+        (image,) = BatchMedia(batch, caps=caps, cache=cache, first_row=0).images()
+    assert isinstance(image, DecodedImage)
+
+
+def test_a_gif_frame_larger_than_its_header_is_capped() -> None:
+    data = bytearray(encoded(Image.new("P", (500, 400)), "GIF"))
+    data[6:10] = (4).to_bytes(2, "little") * 2  # the screen says 4 x 4
+    assert decode_image(bytes(data), MediaCaps(max_pixels=1000)) == "too_large"
+
+
+BASES = [
+    encoded(noise(24, 24), kind)
+    for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+    if kind in Image.SAVE
+]
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    base=st.sampled_from(BASES),
+    edits=st.lists(st.tuples(st.integers(0, 10_000), st.binary(max_size=8)), max_size=6),
+    cut=st.integers(0, 10_000),
+)
+def test_hostile_bytes_never_raise(base: bytes, edits: list, cut: int) -> None:
+    data = bytearray(base)
+    for position, patch in edits:
+        position %= len(data)
+        data[position : position + len(patch)] = patch
+    image = decode_image(bytes(data[: cut or None]), MediaCaps(max_pixels=1_000_000))
+    if isinstance(image, DecodedImage):
+        for mode in ("L", "RGB", "RGBA"):
+            image.pixels.convert(mode)
+    else:
+        assert image in ("undecodable", "too_large")
+
+
+@given(st.binary(max_size=200))
+def test_random_bytes_are_undecodable(data: bytes) -> None:
+    assert decode_image(data, CAPS) == "undecodable"
+
+
+def test_pillows_warnings_are_silenced_and_no_others() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        before = list(warnings.filters)
+        with quiet_pillow(), quiet_pillow():
+            warnings.warn_explicit("x", UserWarning, "f", 1, module="PIL.Image")
+            with pytest.raises(UserWarning, match="mine"):
+                warnings.warn("mine", stacklevel=1)
+        assert warnings.filters == before
+        with pytest.raises(UserWarning, match="x"):
+            warnings.warn_explicit("x", UserWarning, "f", 1, module="PIL.Image")
+
+
+def read(cache: MediaCache, batch: pa.RecordBatch, first_row: int = 0) -> list:
+    return list(BatchMedia(batch, caps=CAPS, cache=cache, first_row=first_row).images())
+
+
+@pytest.mark.parametrize("threads", [0, 1, 4])
+def test_rows_come_in_order(threads: int) -> None:
+    images = [noise(20 + i, 20) for i in range(30)]
+    data: list[bytes | None] = [encoded(i, "WEBP" if n % 3 else "PNG") for n, i in enumerate(images)]
+    data[4], data[7] = None, b"not an image"
+    with MediaCache(1 << 20, threads) as cache:
+        rows = read(cache, batch_of(*data))
+    assert rows[4] == "missing"
+    assert rows[7] == "undecodable"
+    widths = [r.pixels.width for r in rows if isinstance(r, DecodedImage)]
+    assert widths == [20 + i for i in range(30) if i not in (4, 7)]
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_a_second_stage_gets_the_same_pixels(threads: int) -> None:
+    data = [encoded(noise(seed=i)) for i in range(20)]
+    with MediaCache(1 << 24, threads) as cache:
+        first = read(cache, batch_of(*data), first_row=100)
+        # Another stage cuts its batches elsewhere; rows are known by their absolute number.
+        again = read(cache, batch_of(*data[5:9]), first_row=105)
+        assert [a.pixels is b.pixels for a, b in zip(first[5:9], again, strict=True)] == [True] * 4
+        assert cache.num_decoded == 20
+
+
+def test_columns_are_kept_apart_and_a_gated_row_is_only_hidden() -> None:
+    with MediaCache(1 << 24, 0) as cache:
+        first = read(cache, batch_of(encoded(noise(20, 20))))
+        assert read(cache, batch_of(None)) == ["missing"]
+        assert read(cache, batch_of(encoded(noise(20, 20))))[0] is first[0]
+        other = BatchMedia(
+            batch_of(encoded(noise(9, 9)), column="other"), caps=CAPS, cache=cache, first_row=0
+        )
+        assert next(other.images("other")).pixels.size == (9, 9)
+
+
+def test_the_budget_holds_and_evicted_rows_are_decoded_again() -> None:
+    data = [encoded(noise(100, 100, seed=i)) for i in range(10)]  # 40,000 bytes each
+    with MediaCache(4 * 40_000, 0) as cache:
+        first = read(cache, batch_of(*data))
+        assert cache.num_decoded == 10
+        second = read(cache, batch_of(*data))
+        # 4 of 10 fit; a cache that dropped the oldest would find none of them.
+        assert cache.num_decoded == 16
+        assert cache._kept_bytes <= cache.budget_bytes
+        for a, b in zip(first, second, strict=True):
+            assert np.array_equal(np.asarray(a.pixels), np.asarray(b.pixels))
+
+
+def test_stages_that_take_turns_on_each_batch_share_it_too() -> None:
+    batches = [[encoded(noise(100, 100, seed=i + 4 * b)) for i in range(4)] for b in range(5)]
+    with MediaCache(4 * 40_000, 0) as cache:
+        for b, data in enumerate(batches):
+            read(cache, batch_of(*data), first_row=4 * b)
+            read(cache, batch_of(*data), first_row=4 * b)
+        assert cache.num_decoded == 20
+
+
+def test_look_ahead_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[int] = []
+    original = decode_image
+
+    def counting(data: bytes, caps: MediaCaps) -> object:
+        started.append(1)
+        return original(data, caps)
+
+    monkeypatch.setattr(_media, "decode_image", counting)
+    batch = batch_of(*[encoded(noise(100, 100, seed=i)) for i in range(60)])
+    with MediaCache(1 << 26, 3) as cache:
+        images = BatchMedia(batch, caps=CAPS, cache=cache, first_row=0).images()
+        for _ in range(5):
+            next(images)
+        time.sleep(0.2)
+        assert 5 < len(started) <= 5 + 2 * 3 + 1
+        images.close()
+    with MediaCache(40_000, 3) as cache:  # room for one: only what the threads are busy with
+        started.clear()
+        images = BatchMedia(batch, caps=CAPS, cache=cache, first_row=0).images()
+        for _ in range(20):
+            next(images)
+            time.sleep(0.005)
+        assert len(started) <= 20 + 2 * 3 + 1
+        images.close()
+
+
+def test_decoding_runs_beside_the_reader_and_close_ends_its_threads() -> None:
+    cache = MediaCache(1 << 26, 2)
+    read(cache, batch_of(*[encoded(noise(seed=i)) for i in range(8)]))
+    mine = [t for t in threading.enumerate() if t.name.startswith("decode")]
+    assert 1 <= len(mine) <= 2
+    cache.close()
+    assert not any(t.is_alive() for t in mine)
+
+
+def test_an_unknown_column_is_an_error_of_the_caller() -> None:
+    with MediaCache(1, 0) as cache, pytest.raises(KeyError):
+        next(BatchMedia(batch_of(b""), caps=CAPS, cache=cache, first_row=0).images("picture"))
