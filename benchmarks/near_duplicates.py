@@ -1,6 +1,6 @@
 """near_duplicates at scale: seconds, memory, a check that nothing is missed, and its peers.
 
-    python benchmarks/near_duplicates.py --rows 1000000 --peer-rows 20000
+    python benchmarks/near_duplicates.py --rows 1000000 --peer-rows 100000
 
 The pool is synthetic: random 64-bit hashes and thumbnails, of which 2 % are edits of an earlier row
 (up to ``distance`` bits, thumbnail noise), 1 % one placeholder image, 1 % solid colours that share
@@ -175,9 +175,9 @@ def faiss_peer(hashes: np.ndarray, distance: int) -> int:
 def run_peers(args: argparse.Namespace, scratch: Path) -> None:
     pool = Pool(args.peer_rows, 50_000, args.distance, scratch)
     hashes = np.unique(np.concatenate([pool.columns(s)[1] for s in pool.shards]))
-    compare(args, "imagededup", "bktree", imagededup_peer("bktree"), hashes[: args.bktree_rows])
-    brute_force = imagededup_peer("brute_force_cython")
-    compare(args, "imagededup", "brute_force_cython", brute_force, hashes)
+    few = hashes[: args.imagededup_rows]
+    for method in ("bktree", "brute_force_cython"):
+        compare(args, "imagededup", method, imagededup_peer(method), few)
     compare(args, "faiss", "IndexBinaryMultiHash", faiss_peer, hashes)
 
 
@@ -209,8 +209,8 @@ def compare(
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--peer-rows", type=int, default=20_000)
-    parser.add_argument("--bktree-rows", type=int, default=1_000)
+    parser.add_argument("--peer-rows", type=int, default=100_000)
+    parser.add_argument("--imagededup-rows", type=int, default=1_000)
     parser.add_argument("--distance", type=int, default=8)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()

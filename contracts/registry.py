@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import entry_points
@@ -23,7 +24,7 @@ class Registry(Mapping[str, T], Generic[T]):
     def __init__(self, kind: str, package: str) -> None:
         self.kind, self._package = kind, package
         self._entries: dict[str, T] = {}
-        self._loaded = False
+        self._loaded = self._plugged = False
 
     def add(self, name: str, factory: T) -> None:
         """Register a factory; a name can be taken once."""
@@ -42,11 +43,29 @@ class Registry(Mapping[str, T], Generic[T]):
         for module in pkgutil.iter_modules(package.__path__):
             if not module.name.startswith("_"):
                 importlib.import_module(f"{self._package}.{module.name}")
-        for entry in entry_points(group=f"winnow.{self.kind}s"):
-            entry.load()
+        self._load_plugins()
+
+    def _load_plugins(self) -> None:
+        if not self._plugged:
+            self._plugged = True
+            for entry in entry_points(group=f"winnow.{self.kind}s"):
+                entry.load()
+
+    def lookup(self, name: str) -> T | None:
+        """Return the factory, or None. Imports only the module of that name, where there is one."""
+        if name not in self._entries and not self._loaded and name.isidentifier():
+            module = f"{self._package}.{name}"
+            if importlib.util.find_spec(module) is not None:
+                importlib.import_module(module)
+        if name not in self._entries:
+            self._load_plugins()
+        return self._entries.get(name)
 
     def find(self, name: str) -> T:
         """Return the factory, or raise RecipeError with the nearest valid names."""
+        found = self.lookup(name)
+        if found is not None:
+            return found
         self.load()
         try:
             return self._entries[name]

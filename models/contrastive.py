@@ -257,3 +257,4 @@ def save_model(
     (folder / CONFIG_NAME).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     tensors = {k: v.detach().cpu().to(dtype) for k, v in network.state_dict().items()}
     save_file({k: v.contiguous() for k, v in tensors.items()}, folder / WEIGHTS_NAME)
+    (folder / WEIGHTS_NAME).chmod(0o644)  # safetensors leaves it readable by its owner only

@@ -13,7 +13,7 @@ import traceback
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from winnow.contracts.errors import ShardError
+from winnow.contracts.errors import RunError, ShardError
 from winnow.pipeline.supervisor import OUT_OF_MEMORY
 from winnow.pipeline.units import Breadcrumb, Unit, WorkerContext
 
@@ -62,6 +62,9 @@ def describe(error: BaseException) -> dict[str, object]:
             "uid": error.uid,
             "retryable": error.retryable,
         }
+    if isinstance(error, RunError):
+        # A missing model, no GPU: the message is for a person, and trying again does not help.
+        return {"message": str(error), "stage": "", "shard": "", "uid": "", "retryable": False}
     text = "".join(traceback.format_exception(error))
     return {
         "message": f"{type(error).__name__}: {error}\n{text}",

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar, cast
 
 import click
 from rich.console import Console
 from rich.table import Table
 
-from winnow.contracts.errors import RunError, WinnowError
+from winnow.contracts.errors import RunError, SetupError, WinnowError
 from winnow.pipeline import describe, gc
 from winnow.pipeline.cli_progress import make_progress
 from winnow.pipeline.plan import Plan, make_plan
@@ -29,12 +30,25 @@ from winnow.pipeline.storage import Storage
 from winnow.pipeline.work import State
 
 F = TypeVar("F", bound=Callable[..., Any])
-console = Console(highlight=False)
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 WORKSPACE = "runs/{name}"
+
+
+LAZY = {"train": "winnow.pipeline.cli_train", "report": "winnow.pipeline.cli_report"}
+"""Commands whose modules are loaded when they are used."""
 
 
 class _Group(click.Group):
     """Turns Winnow's errors into a message and an exit code; a bug keeps its traceback."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *LAZY])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in LAZY:
+            found: click.Command = getattr(importlib.import_module(LAZY[cmd_name]), cmd_name)
+            return found
+        return super().get_command(ctx, cmd_name)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -127,8 +141,10 @@ def run(
     with make_progress() as progress:
         report = run_recipe(parsed, options, progress)
     _print_report(report, options.workspace)
-    if report.selection and not no_report:
-        _write_report(options.workspace)
+    if report.summary and report.state is not None:
+        _print_score(report.state, report.summary)
+        if not no_report:
+            _write_report(report, options.workspace)
     sys.exit(report.exit_code)
 
 
@@ -156,7 +172,9 @@ def explain(uid: str, workspace: str, selection: str | None) -> None:
     summary = describe.load_summary(storage, selection)
     checked = _latest_plan(storage)
     state = _state(checked, storage)
-    assert state is not None
+    if state is None:
+        msg = "the source has changed since the last run; run the recipe again first"
+        raise SetupError(msg)
     for story in describe.explain(checked, state, storage, uid, summary):
         click.echo(f"row {story.uid}")
         row = story.shard.first_row + story.position + 1
@@ -248,8 +266,31 @@ def _print_funnel(summary: dict[str, Any] | Any) -> None:
     )
 
 
-def _write_report(workspace: str) -> None:
-    """Write report/index.html where the report can be made."""
+def _print_score(state: State, summary: Mapping[str, Any]) -> None:
+    """Print precision and recall, where the source knows the truth."""
+    from winnow.pipeline import scoring
+
+    entries = scoring.score_rows(state.storage, state.plan, state, summary)
+    if not entries:
+        return
+    click.echo("against the ground truth of the source:")
+    table = Table(box=None, pad_edge=False)
+    for position, name in enumerate(scoring.HEADINGS):
+        table.add_column(name, justify="left" if position < 2 else "right", overflow="fold")
+    for row in scoring.score_table(entries):
+        table.add_row(*row)
+    console.print(table)
+    click.echo(scoring.score_verdict(entries))
+
+
+def _write_report(report: RunReport, workspace: str) -> None:
+    """Write report/index.html."""
+    from winnow.pipeline.report import write_report
+
+    assert report.state is not None
+    state = report.state
+    name = write_report(state.storage, state.plan, state, report.summary, report.counters)
+    click.echo(f"report: {workspace}/{name}")
 
 
 if __name__ == "__main__":

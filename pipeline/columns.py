@@ -65,6 +65,10 @@ class ShardReader:
         self._cursors: dict[tuple[str, str, tuple[str, ...]], RowCursor] = {}
         self._patch_rows: dict[tuple[str, int], np.ndarray] = {}
 
+    def has(self, name: str) -> bool:
+        """Whether one of the sets has this column."""
+        return name in self._origin
+
     def all_rows(self) -> np.ndarray:
         """Return the positions of all rows."""
         return np.arange(self._shard.num_rows)
@@ -145,7 +149,13 @@ class ShardReader:
         key = (writer.writer, suffix, names)
         if key not in self._cursors:
             name = writer.file(self._shard, suffix)
-            self._cursors[key] = RowCursor(self._storage.parquet(name), names)
+            try:
+                self._cursors[key] = RowCursor(self._storage.parquet(name), names)
+            except pa.ArrowInvalid as error:
+                msg = f"{self._storage.path(name)} is damaged ({error}); remove it and run again"
+                raise ShardError(
+                    msg, stage=writer.writer, shard=self._shard.id, retryable=False
+                ) from None
         return self._cursors[key]
 
 

@@ -5,7 +5,7 @@ dropped row names the most preferred kept row among its neighbours; chains do no
 dropped row drops nobody. The outcome depends on the rows, not on how they are cut into shards.
 
 Neighbours are undirected: it is enough that one of two rows lists the other. Rows of one *group*
-(column ``near_duplicate_group``) neighbour each other and have the same neighbours; a list names a
+(the rule's column ``groups``) neighbour each other and have the same neighbours; a list names a
 group by its least uid, whether or not that row survives. So the cover runs over groups: a group's
 most preferred row speaks for all of it. A row without a group is a group by itself.
 
@@ -43,11 +43,9 @@ class PriorityCoverState:
         rule: PriorityCover,
         scratch: Path,
         *,
-        group: str = "near_duplicate_group",
         memory_limit: str = MEMORY_LIMIT,
     ) -> None:
-        """``group``: the column of groups, used where the table of a shard has it."""
-        self._rule, self._group = rule, group
+        self._rule = rule
         self._has_rows = self._solved = False
         self._database = duckdb.connect(
             ":memory:",
@@ -68,8 +66,8 @@ class PriorityCoverState:
             "node": table["uid"],
             "neighbors": table[self._rule.neighbors],
         }
-        if self._group in table.column_names:
-            columns["node"] = pc.coalesce(table[self._group], table["uid"])
+        if self._rule.groups is not None:
+            columns["node"] = pc.coalesce(table[self._rule.groups], table["uid"])
         for index, (name, _) in enumerate(self._rule.prefer):
             columns[f"p{index}"] = _comparable(table[name])
         self._insert("rows", pa.table(columns))

@@ -156,9 +156,9 @@ def explain(
     stories = []
     selected = set(summary["shards"])
     for shard in state.shards:
-        reader = ShardReader(
-            storage, tuple(state.sets.values()), shard, state.all_patches(shard.content_id)
-        )
+        # A run that failed half-way has no files for its later stages.
+        sets = tuple(s for s in state.sets.values() if storage.exists(s.file(shard)))
+        reader = ShardReader(storage, sets, shard, state.all_patches(shard.content_id))
         for position in _positions(storage, shard, wanted):
             stories.append(_story(plan, reader, storage, shard, position, summary, selected))
     if not stories:
@@ -185,7 +185,7 @@ def _story(
 ) -> RowStory:
     import numpy as np
 
-    names = [f.name for f in plan.schema if not is_payload(f.type)]
+    names = [f.name for f in plan.schema if not is_payload(f.type) and reader.has(f.name)]
     table = reader.take(names, np.array([position]))
     columns = table.to_pylist()[0]
     uid = columns.pop("uid").hex()

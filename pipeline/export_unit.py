@@ -187,12 +187,13 @@ class _Gathered:
         }
         places: list[np.ndarray] = []
         tables: list[pa.Table] = []
-        for number, shard in enumerate(unit.shards):
-            at = [(row, place) for place, (_, _, n, row) in enumerate(part) if n == number]
-            if at:
-                rows, order = (np.array(v) for v in zip(*sorted(at), strict=True))
-                tables += self._read(shard, rows, order, context)
-                places.append(order)
+        by_shard: dict[int, list[tuple[int, int]]] = {}
+        for place, (_, _, number, row) in enumerate(part):
+            by_shard.setdefault(number, []).append((row, place))
+        for number in sorted(by_shard):
+            rows, order = (np.array(v) for v in zip(*sorted(by_shard[number]), strict=True))
+            tables += self._read(unit.shards[number], rows, order, context)
+            places.append(order)
         table = pa.concat_tables(tables)
         back = np.argsort(np.concatenate(places))
         table = table.take(pa.array(back))

@@ -46,7 +46,7 @@ def find_garbage(storage: Storage) -> Garbage:
     ]
     found += [n for n in (f"{ROWS}/{n}" for n in storage.names(ROWS)) if _is_unused_row(n, used)]
     found += [n for n in (f"{FILES}/{n}" for n in storage.names(FILES)) if n not in used]
-    found += [f"{WORK}/{n}" for n in storage.names(WORK) if _is_done(storage, n)]
+    found += [f"{WORK}/{n}" for n in storage.names(WORK) if _is_done(storage, n, used)]
     found += _stale(storage)
     sizes = storage.sizes("")
     total = sum(size for name, size in sizes.items() if _below(name, found))
@@ -70,9 +70,14 @@ def _used_by(storage: Storage, name: str) -> set[str]:
             f"{name} cannot be followed, so nothing is removed: {error}\nremove {name} to forget it"
         )
         raise SetupError(msg) from None
-    used = {index_name(recipe.source, f, recipe.rows_per_shard) for f in files}
     if shards is None:
-        return used
+        # Its columns are not garbage: the shards that did not change would be annotated again.
+        msg = (
+            f"{name} has source files that were not read yet, so nothing is removed: run it first, "
+            f"or remove {name} to forget it"
+        )
+        raise SetupError(msg)
+    used = {index_name(recipe.source, f, recipe.rows_per_shard) for f in files}
     used |= {f"{ROWS}/{s.content_id}.parquet" for s in shards}
     state = State(plan=plan, storage=storage, shards=shards)
     for entry in recipe.stages:
@@ -90,10 +95,10 @@ def _is_unused_row(name: str, used: set[str]) -> bool:
     return name.endswith(".parquet") and name not in used
 
 
-def _is_done(storage: Storage, name: str) -> bool:
-    """Whether an export is committed, or gone, so that its units have nothing left to say."""
+def _is_done(storage: Storage, name: str, used: set[str]) -> bool:
+    """Whether an export is committed, or unused, so that its units have nothing left to say."""
     folder = f"export/{name}"
-    return storage.exists(f"{folder}/{MANIFEST}") or not storage.names(folder)
+    return folder not in used or storage.exists(f"{folder}/{MANIFEST}")
 
 
 def _stale(storage: Storage) -> list[str]:

@@ -192,7 +192,9 @@ def _implied(recipe: Recipe, schema: pa.Schema, origins: dict[str, str]) -> list
             continue
         writer = origins[field.name]
         if writer == SOURCE:
-            conditions.append(~expr.col(f"{field.name}_ref").is_null())
+            reference = f"{field.name}_ref"
+            name = reference if reference in schema.names else field.name
+            conditions.append(~expr.col(name).is_null())
             continue
         stage = next(e.stage for e in recipe.stages if e.key == writer)
         if field.name in exported or not any(is_payload(f.type) for f in stage.reads):

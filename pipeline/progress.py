@@ -43,7 +43,7 @@ class LogProgress(Progress):
     def start(self, step: str, total: int) -> None:
         now = time.monotonic()
         self._steps[step] = (0, total, now, now)
-        log.info("%s: %s rows", step, f"{total:,}")
+        log.info("%s: %s rows", step, f"{total:,}" if total else "?")
 
     def advance(self, step: str, rows: int) -> None:
         if step not in self._steps:

@@ -277,10 +277,9 @@ class _Parser:
 
 
 def _find_stage(name: str) -> Any:
-    if name in GLOBAL_STAGES:
-        return GLOBAL_STAGES[name]
-    if name in STAGES:
-        return STAGES[name]
+    found = GLOBAL_STAGES.lookup(name) or STAGES.lookup(name)
+    if found is not None:
+        return found
     known = [*STAGES, *GLOBAL_STAGES]
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(sorted(known))}"

@@ -111,7 +111,6 @@ def render_report(
         summary=summary,
         percent=percent,
         sections=[_section(v, found, cards, summary, v in shown) for v in views],
-        has_pictures=cards.has_pictures,
         kept=cards.plain_cards(found.kept.places),
         clusters=_clusters(plan, found.clusters, cards),
         cluster_sample=found.clusters,

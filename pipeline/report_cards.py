@@ -67,11 +67,6 @@ class CardMaker:
         self._dropped_by: list[str | None] = []
         self._table = self._read(sorted(set(chosen)))
 
-    @property
-    def has_pictures(self) -> bool:
-        """Whether any row has a picture."""
-        return bool(self._pictures)
-
     def measure_cards(self, view: FilterView, measure: Measure, rows: list[Place]) -> list[Card]:
         """Return cards that say the value of one measure."""
         return [self._card(place, [measure], view) for place in rows]

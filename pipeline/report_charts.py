@@ -246,4 +246,4 @@ def percent(share: float) -> str:
     """Return a share as a person writes it: 12.3%, and never 0% for what is there."""
     if 0 < share < 0.001:
         return "<0.1%"
-    return "100%" if share == 1 else f"{share:.1%}"
+    return f"{share:.0%}" if share in (0, 1) else f"{share:.1%}"

@@ -45,11 +45,13 @@ class Picks:
         """Offer rows of one shard."""
         if distances is None:
             distances = np.zeros(len(positions))
-        if len(self._best) == self._size and len(positions):
-            near = distances <= self._best[-1][0]
+        if len(self._best) == self._size:
+            worst, key, _ = self._best[-1]
+            near = (distances < worst) | ((distances == worst) & (hashes < np.uint64(key)))
             positions, hashes, distances = positions[near], hashes[near], distances[near]
-        # Twice the size and more, because rows with equal uids count once.
-        order = np.lexsort((positions, hashes, distances))[: 8 * self._size]
+        order = np.lexsort((positions, hashes, distances))
+        same = (np.diff(hashes[order]) == 0) & (np.diff(distances[order]) == 0)
+        order = order[np.concatenate([[True], ~same])[: len(order)]][: self._size]
         found = [
             (distance, key, Place(shard, position))
             for distance, key, position in zip(

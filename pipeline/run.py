@@ -61,6 +61,7 @@ class RunReport:
     failures: list[Failure] = field(default_factory=list)
     counters: dict[str, Counter[str]] = field(default_factory=dict)
     computed_rows: int = 0
+    state: State | None = None
 
     @property
     def exit_code(self) -> int:
@@ -114,6 +115,7 @@ class _Run:
             shards=shards,
             retry_failed=self.options.retry_failed,
         )
+        self.report.state = state
         if not self._annotate(state):
             return self._finished()
         summary = self._select(state)
@@ -160,13 +162,11 @@ class _Run:
         first = [u for s in state.contents if (u := state.next_unit(s, passes)) is not None]
         if not first:
             return
-        total = sum(state.missing(key) for key in keys)
-        self._drive_passes(state, passes, first, total)
+        rows = sum(state.missing_pass(p) for p in passes)
+        rows = max(rows, sum(u.shard.num_rows for u in first if isinstance(u, PassUnit)))
+        self._drive_passes(state, passes, first, rows)
 
-    def _drive_passes(
-        self, state: State, passes: list[Pass], first: list[Unit], total: int
-    ) -> None:
-        rows = max(total, sum(u.shard.num_rows for u in first if isinstance(u, PassUnit)))
+    def _drive_passes(self, state: State, passes: list[Pass], first: list[Unit], rows: int) -> None:
 
         def follow(unit: Unit, result: UnitResult) -> Iterator[Unit]:
             assert isinstance(unit, PassUnit)

@@ -127,11 +127,18 @@ def _digest_column(hasher: hashlib.blake2b, column: pa.ChunkedArray) -> None:
             hasher.update(memoryview(data)[offsets[0] : offsets[-1]])
     elif pa.types.is_fixed_size_binary(kind):
         hasher.update(b"".join(value or b"" for value in column.to_pylist()))
+    elif pa.types.is_temporal(kind) and kind.bit_width in (32, 64):
+        # As integers: what Python makes of them depends on the libraries that are there.
+        _digest_values(hasher, column.cast(pa.int32() if kind.bit_width == 32 else pa.int64()))
     elif pa.types.is_integer(kind) or pa.types.is_floating(kind):
-        values = column.fill_null(0).to_numpy()
-        hasher.update(values.astype(values.dtype.newbyteorder("<")).tobytes())
+        _digest_values(hasher, column)
     else:
         hasher.update(repr(column.to_pylist()).encode("utf-8", "surrogatepass"))
+
+
+def _digest_values(hasher: hashlib.blake2b, column: pa.ChunkedArray) -> None:
+    values = column.fill_null(0).to_numpy()
+    hasher.update(values.astype(values.dtype.newbyteorder("<")).tobytes())
 
 
 def _chunks(

@@ -128,6 +128,14 @@ class State:
         there = self.present[key]
         return sum(s.num_rows for s in self.contents if "" not in there.get(s.content_id, ()))
 
+    def missing_pass(self, pass_: Pass) -> int:
+        """Return how many rows a pass has still to see."""
+        return sum(
+            s.num_rows
+            for s in self.contents
+            if any("" not in self._suffixes(key, s) for key in pass_.keys)
+        )
+
     def global_unit(self, key: str) -> GlobalUnit:
         """Return the unit of a global stage."""
         entry = self.plan.entry(key)

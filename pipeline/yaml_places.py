@@ -9,6 +9,7 @@ import yaml
 from winnow.contracts.errors import RecipeError
 
 Path = tuple[str | int, ...]
+_PLAIN = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 
 
 class Places:
@@ -42,12 +43,18 @@ def load_yaml(text: str, file: str) -> tuple[Any, Places]:
         place = f"{file}:{mark.line + 1}" if mark else file
         msg = f"not valid YAML: {getattr(error, 'problem', None) or error}"
         raise RecipeError(msg, place=place) from None
+    except RecursionError:
+        msg = "an anchor contains itself; write its values out"
+        raise RecipeError(msg, place=file) from None
     finally:
         loader.dispose()
 
 
 def _build(loader: yaml.SafeLoader, node: yaml.Node, path: Path, places: Places) -> Any:
     places.add(path, node.start_mark.line + 1) if not path else None
+    if not isinstance(node, yaml.ScalarNode) and node.tag not in _PLAIN:
+        msg = f"the tag {node.tag!r} is not for recipes; remove it"
+        raise RecipeError(msg, place=f"{places.file}:{node.start_mark.line + 1}")
     if isinstance(node, yaml.MappingNode):
         return _mapping(loader, node, path, places)
     if isinstance(node, yaml.SequenceNode):

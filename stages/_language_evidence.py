@@ -92,13 +92,13 @@ def lookup(words: Words, lowered: str) -> list[bytes]:
 
 def word_evidence(words: Words, entries: Sequence[bytes]) -> dict[str, float]:
     """Return per language with a list the mean over words of max(0, zipf - UNKNOWN_OTHER)."""
-    totals: dict[int, float] = {}
+    totals = [0.0] * len(words.languages)
     for entry in entries:
-        for at in range(2, len(entry), 2):
-            zipf = entry[at + 1] / STEPS - UNKNOWN_OTHER
-            totals[entry[at]] = totals.get(entry[at], 0.0) + zipf
+        for index, zipf in zip(entry[2::2], entry[3::2], strict=True):
+            totals[index] += zipf / STEPS - UNKNOWN_OTHER
     count = max(1, len(entries))
-    return {words.languages[index]: total / count for index, total in totals.items()}
+    pairs = zip(words.languages, totals, strict=True)
+    return {language: total / count for language, total in pairs if total}
 
 
 def english_features(
@@ -203,7 +203,5 @@ def other_language(evidence: Mapping[str, float], lid: Mapping[str, float]) -> t
     if not scores:
         return "und", 0.0
     best = max(scores, key=scores.__getitem__)
-    total = 0.0
-    for score in scores.values():
-        total += math.exp(SHARPNESS * (score - scores[best]))
-    return best, 1 / total
+    top = scores[best]
+    return best, 1 / sum([math.exp(SHARPNESS * (score - top)) for score in scores.values()])

@@ -55,9 +55,9 @@ _UPRIGHT = {
 }
 """EXIF orientation -> what makes the picture upright (EXIF 2.32, tag 0x0112)."""
 
-_MODES = frozenset(
-    "1 L LA P PA RGB RGBA RGBX RGBa CMYK YCbCr HSV I F I;16 I;16B I;16L I;16N".split()
-)
+_GREY_MODES = {"1", "L", "LA", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
+_COLOUR_MODES = {"P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "HSV"}
+_MODES = _GREY_MODES | _COLOUR_MODES
 """Modes of decoded pixels; each converts to "L", "RGB" and "RGBA". LAB, which does not, is RGB."""
 
 _BYTES_PER_PIXEL = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}

@@ -48,4 +48,6 @@ def is_file_name(text: str) -> bool:
 
 def is_reference(word: str) -> bool:
     """Whether a word without spaces is a URL, an e-mail address or a file name."""
-    return not word.isalpha() and (is_url(word) or is_email(word) or is_file_name(word))
+    if word.strip(_EDGES + ".").isalpha():
+        return False
+    return is_url(word) or is_email(word) or is_file_name(word)

@@ -75,7 +75,9 @@ class ImageInfo(Stage):
     def annotate(self, batch: pa.RecordBatch, state: None, media: Media) -> pa.RecordBatch:
         rows: list[dict[str, Any]] = []
         for data, image in zip(batch.column("image"), media.images("image"), strict=True):
-            row = {"image_info_error": image} if isinstance(image, str) else describe(image)
+            row: dict[str, Any] = (
+                {"image_info_error": image} if isinstance(image, str) else describe(image)
+            )
             if data.is_valid:
                 encoded = memoryview(data.as_buffer())
                 row["image_size_bytes"] = len(encoded)

@@ -115,7 +115,7 @@ class Language(Stage):
              the label's share among the others for those, and lid.176's softened share among the
              languages of the script for other scripts. ``fasttext``: lid.176's probability.
              language_error: string; null, or "missing" (text is null) | "empty" (whitespace only).
-    Cost:    CPU only, about 40 microseconds a caption; 2.5 s and 140 MB per worker at the start.
+    Cost:    CPU only, about 70 microseconds a caption; 2.5 s and 140 MB per worker at the start.
     Fails:   a row never raises; SetupError where the model file is not there.
 
     model: path of another fastText model with lid.176's labels; None is the lid.176.ftz that the

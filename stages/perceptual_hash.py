@@ -100,9 +100,9 @@ def _pack(bits_NUV: NDArray[np.bool_]) -> NDArray[np.uint64]:
 class _Reduced(NamedTuple):
     """What is kept of one image while its batch is read."""
 
-    grey_YX: Bytes
-    dhash_YX: Bytes
-    thumbnail_YXC: Bytes
+    grey: Bytes
+    dhash_grey: Bytes
+    thumbnail: Bytes
 
 
 @register_stage("perceptual_hash", version=1)
@@ -125,8 +125,8 @@ class PerceptualHash(Stage):
                  0.4. Resized by 3/4 and saved as JPEG 70, images below 0.1 change 15 to 28 of 64
                  bits, images above 0.15 change 1 to 2. Suggested cut-off: 0.15.
              perceptual_hash_error: string; null, or "missing" (null bytes) | "too_large" (over the
-                 recipe's pixel cap) | "undecodable" (unknown format, damaged, truncated). Where it is set,
-                 the other columns are null; elsewhere none is.
+                 recipe's pixel cap) | "undecodable" (unknown format, damaged, truncated). Where
+                 it is set, the other columns are null; elsewhere none is.
     Cost:    CPU only; shares the pass's decoded image.
     Fails:   a bad row never raises. RecipeError for unknown or repeated ``algorithms``.
 
@@ -141,18 +141,21 @@ class PerceptualHash(Stage):
     def __post_init__(self) -> None:
         known = get_args(Algorithm)
         if not self.algorithms or len(set(self.algorithms)) != len(self.algorithms):
-            msg = f"algorithms={list(self.algorithms)}: name each of {list(known)} at most once"
+            given = list(self.algorithms)
+            msg = f"perceptual_hash: algorithms={given}: name each of {list(known)} at most once"
             raise RecipeError(msg)
         for name in self.algorithms:
             if name not in known:
-                msg = f"algorithms: there is no {name!r}; known: {', '.join(known)}"
+                msg = f"perceptual_hash: there is no algorithm {name!r}; known: {', '.join(known)}"
                 raise RecipeError(msg)
 
     @property
     def writes(self) -> pa.Schema:
+        """The hashes asked for, thumbnail, detail, error."""
+        hashes: dict[str, pa.DataType] = {name: pa.uint64() for name in self.algorithms}
         return pa.schema(
             {
-                **{name: pa.uint64() for name in self.algorithms},
+                **hashes,
                 "thumbnail": pa.binary(THUMBNAIL_SIDE**2 * 3),
                 "image_detail": pa.float32(),
                 "perceptual_hash_error": pa.string(),
@@ -184,13 +187,13 @@ class PerceptualHash(Stage):
 
     def _hash(self, reduced: Sequence[_Reduced]) -> dict[str, Sequence[Any]]:
         """Return the columns of the readable images; one DCT for all of them."""
-        dct_NUV = low_frequencies(np.stack([r.grey_YX for r in reduced]))
+        dct_NUV = low_frequencies(np.stack([r.grey for r in reduced]))
         columns: dict[str, Sequence[Any]] = {
-            "thumbnail": [r.thumbnail_YXC.tobytes() for r in reduced],
+            "thumbnail": [r.thumbnail.tobytes() for r in reduced],
             "image_detail": image_detail(dct_NUV).tolist(),
         }
         if "phash" in self.algorithms:
             columns["phash"] = perceptual_hash(dct_NUV).tolist()
         if "dhash" in self.algorithms:
-            columns["dhash"] = difference_hash(np.stack([r.dhash_YX for r in reduced])).tolist()
+            columns["dhash"] = difference_hash(np.stack([r.dhash_grey for r in reduced])).tolist()
         return columns

@@ -166,6 +166,9 @@ class ThumbnailJoin:
         key = (group << _SUM_BITS) + sums
         order = np.argsort(key, kind="stable")
         self._items, self._key = signatures[order], key[order]
+        self._low = (self._key >> _SUM_BITS & 1).astype(bool)
+        self._sums_N3 = items.sums[self._items].astype(np.int64)
+        self._red = self._sums_N3[:, 0].astype(np.int32)
         num_hashes = int(items.hash_ids.max()) + 1 if len(signatures) else 0
         bounds = np.arange(num_hashes + 1, dtype=np.int64) << (_SUM_BITS + 1)
         self._starts = np.searchsorted(self._key, bounds)
@@ -201,16 +204,13 @@ class ThumbnailJoin:
                 yield here, lows, np.maximum(lows, highs), np.zeros(len(here), np.uint8)
 
     def _windows(self, here: Indices, hashes: Indices, target_low: bool) -> tuple[Indices, Indices]:
-        low = self._low(here) | target_low
+        low = self._low[here] | target_low
         least, largest = self._closeness.window(self._key[here] & (2**_SUM_BITS - 1), low)
         group = (hashes * 2 + target_low) << _SUM_BITS
         return (
             np.searchsorted(self._key, group + least, side="left"),
             np.searchsorted(self._key, group + largest, side="right"),
         )
-
-    def _low(self, positions: Indices) -> Flags:
-        return (self._key[positions] >> _SUM_BITS & 1).astype(bool)
 
     def count_comparisons(self, hash_pairs: Pairs) -> int:
         """Return exactly how many pairs of sums ``pairs`` will compare."""
@@ -231,11 +231,14 @@ class ThumbnailJoin:
                 )
 
     def _verify(self, left: Indices, right: Indices) -> Indices:
-        low = self._low(left) | self._low(right)
-        sums_N3 = self._all.sums
-        a_N3 = sums_N3[self._items[left]].astype(np.int64)
-        b_N3 = sums_N3[self._items[right]].astype(np.int64)
-        maybe = np.flatnonzero(self._closeness.possible(a_N3, b_N3, low))
-        a_NT = self._all.thumbnails_of(self._items[left[maybe]])
-        b_NT = self._all.thumbnails_of(self._items[right[maybe]])
-        return maybe[self._closeness.close(a_NT, b_NT, low[maybe])]
+        """Return which pairs are close; the cheapest test comes first, for there are many."""
+        low = self._low[left] | self._low[right]
+        flat = int(self._closeness.flat * THUMBNAIL_BYTES)
+        maybe = np.flatnonzero(~low | (np.abs(self._red[left] - self._red[right]) <= flat))
+        left, right, low = left[maybe], right[maybe], low[maybe]
+        possible = np.flatnonzero(
+            self._closeness.possible(self._sums_N3[left], self._sums_N3[right], low)
+        )
+        a_NT = self._all.thumbnails_of(self._items[left[possible]])
+        b_NT = self._all.thumbnails_of(self._items[right[possible]])
+        return maybe[possible[self._closeness.close(a_NT, b_NT, low[possible])]]

@@ -72,7 +72,7 @@ class NearDuplicates(GlobalStage):
     thumbnail_distance: float = result(12.0)
     flat_thumbnail_distance: float = result(2.0)
     max_gain: float = result(1.35)
-    min_detail: float = result(4.0)
+    min_detail: float = result(0.2)
     max_comparisons: int = effort(100_000_000_000)
     max_pairs: int = effort(100_000_000)
     num_threads: int = effort(2)
@@ -89,7 +89,7 @@ class NearDuplicates(GlobalStage):
         if not 1 <= self.max_gain <= 4:
             self._refuse("max_gain", "1 (brightness counts) to 4")
         if not 0 <= self.min_detail < float("inf"):
-            self._refuse("min_detail", "at least 0, in the unit of image_detail")
+            self._refuse("min_detail", "at least 0 grey levels")
         for name in ("max_comparisons", "max_pairs", "num_threads"):
             if getattr(self, name) < 1:
                 self._refuse(name, "at least 1")

@@ -34,7 +34,7 @@ _MAX_LOGIT_SCALE = math.log(100)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
-    """One training run; equal configurations and data give equal weights on one kind of CPU.
+    """One training run; equal ones give equal weights on one kind of CPU, threads being equal.
 
     num_samples: image-text pairs seen, repeats included.  warmup_samples: of these, at a rising
     rate.  augment_scale: least side of the random crop, as a share of the image's side.

@@ -166,7 +166,7 @@ def _samples(paths: Sequence[str]) -> Iterator[dict[str, Any]]:
 
 
 def _check_whole(path: str) -> None:
-    """A cut tar reads like a shorter one; only the two zero blocks at its end tell (POSIX ustar)."""
+    """A cut tar reads like a shorter one; the two zero blocks at its end tell (POSIX ustar)."""
     with open(path, "rb") as file:
         size = file.seek(0, 2)
         file.seek(max(0, size - 1024))

@@ -60,9 +60,7 @@ def _picture(width: int, height: int, seed: int = 0, mode: str = "RGB") -> Image
     return small.resize((width, height), Image.Resampling.BICUBIC).convert(mode)
 
 
-def test_embeddings_equal_plain_open_clip(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_embeddings_equal_plain_open_clip(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)  # open_clip reads the vocabulary's path relative to here
     name = f"local-dir:{folder}"
     network, _, transform = open_clip.create_model_and_transforms(name)

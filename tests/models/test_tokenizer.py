@@ -12,7 +12,11 @@ from open_clip.tokenizer import SimpleTokenizer
 
 from winnow.models.tokenizer import NUM_FIXED_TOKENS, Tokenizer, trimmed_merges, write_merges
 
-CAPTIONS = ["a small cat and two dogs", "the cat sat", "a croissant to the left of a dog's bone"] * 3
+CAPTIONS = [
+    "a small cat and two dogs",
+    "the cat sat",
+    "a croissant to the left of a dog's bone",
+] * 3
 FULL = SimpleTokenizer(context_length=16)
 
 
@@ -71,7 +75,9 @@ def test_ordinary_captions_are_tokenised_as_open_clip_does(text: str) -> None:
     assert Tokenizer(FULL, 16)([text]).tolist() == FULL([text]).tolist()
 
 
-@pytest.mark.parametrize("text", ["word " * 5000, "  a \n b" + " " * 9000 + "c", "&amp; so on " * 50])
+@pytest.mark.parametrize(
+    "text", ["word " * 5000, "  a \n b" + " " * 9000 + "c", "&amp; so on " * 50]
+)
 def test_long_captions_are_tokenised_as_open_clip_does(text: str) -> None:
     assert Tokenizer(FULL, 16)([text]).tolist() == FULL([text]).tolist()
 

@@ -34,9 +34,10 @@ def uid(number: int) -> bytes:
     return number.to_bytes(16, "big")
 
 
-def rule(*ways: str) -> PriorityCover:
+def rule(*ways: str, groups: bool = False) -> PriorityCover:
     prefer: Any = tuple((f"c{i}", way) for i, way in enumerate(ways))
-    return PriorityCover(neighbors="near_duplicates", prefer=prefer)
+    column = "near_duplicate_group" if groups else None
+    return PriorityCover(neighbors="near_duplicates", prefer=prefer, groups=column)
 
 
 def table_of(rows: list[Row], num_columns: int, *, groups: bool) -> pa.Table:
@@ -55,8 +56,8 @@ def run(
     shards: list[list[Row]], *ways: str, scratch: Path, order: list[int] | None = None
 ) -> dict[int, bytes]:
     """Return {row in source order: duplicate_of} of the code under test."""
-    state = PriorityCoverState(rule(*ways), scratch)
     groups = any(r.group for s in shards for r in s)
+    state = PriorityCoverState(rule(*ways, groups=groups), scratch)
     for number in order or range(len(shards)):
         rows = shards[number]
         alive = np.array([r.alive for r in rows], bool)
@@ -149,7 +150,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("grouped", [False, True])
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(data=st.data())
 def test_equals_the_definition_for_any_sharding(
     data: st.DataObject, grouped: bool, scratch: Path

@@ -45,7 +45,16 @@ def checkerboard(rng: Rng, h: int, w: int) -> np.ndarray:
 def test_equals_pillow(make: Callable[[Rng, int, int], np.ndarray]) -> None:
     rng = np.random.default_rng(7)
     shapes = [(rng.integers(1, 600), rng.integers(1, 600)) for _ in range(60)]
-    shapes += [(64, 64), (63, 64), (64, 63), (96, 64), (97, 64), (1000, 501), (300, 4000), (66, 20_000)]
+    shapes += [
+        (64, 64),
+        (63, 64),
+        (64, 63),
+        (96, 64),
+        (97, 64),
+        (1000, 501),
+        (300, 4000),
+        (66, 20_000),
+    ]
     for h, w in shapes:
         image = Image.fromarray(make(rng, h, w))
         for size, grid in zip(SIZES, lanczos_grids(image, SIZES), strict=True):

@@ -118,7 +118,7 @@ def test_lab_becomes_rgb_so_that_every_stage_can_use_it() -> None:
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "F"])
 def test_pixels_are_what_imagehash_sees(mode: str) -> None:
     if mode == "I;16":
-        image = Image.fromarray((np.asarray(noise())[:, :, 0].astype(np.uint16) * 257))
+        image = Image.fromarray(np.asarray(noise())[:, :, 0].astype(np.uint16) * 257)
     else:
         image = noise().convert("RGBA" if mode == "LA" else "RGB").convert(mode)
     data = encoded(image, "TIFF" if mode in ("CMYK", "F") else "PNG")
@@ -212,7 +212,9 @@ def read(cache: MediaCache, batch: pa.RecordBatch, first_row: int = 0) -> list:
 @pytest.mark.parametrize("threads", [0, 1, 4])
 def test_rows_come_in_order(threads: int) -> None:
     images = [noise(20 + i, 20) for i in range(30)]
-    data: list[bytes | None] = [encoded(i, "WEBP" if n % 3 else "PNG") for n, i in enumerate(images)]
+    data: list[bytes | None] = [
+        encoded(i, "WEBP" if n % 3 else "PNG") for n, i in enumerate(images)
+    ]
     data[4], data[7] = None, b"not an image"
     with MediaCache(1 << 20, threads) as cache:
         rows = read(cache, batch_of(*data))

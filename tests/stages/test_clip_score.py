@@ -85,9 +85,7 @@ def _six() -> pa.RecordBatch:
     return _batch([_png(_picture(i)) for i in range(6)], list(CAPTIONS))
 
 
-def test_scores_equal_a_plain_open_clip_loop(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_scores_equal_a_plain_open_clip_loop(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     network, _, transform = open_clip.create_model_and_transforms(f"local-dir:{folder}")
     tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
@@ -122,8 +120,8 @@ def test_neighbours_and_padding_do_not_change_a_bit(folder: Path) -> None:
         assert alone.slice(row, 1).equals(whole.slice(row, 1))
         other = [_png(_picture(100 + i)) if i != row else images[row] for i in range(6)]
         texts = [f"other {i}" if i != row else CAPTIONS[row] for i in range(6)]
-        assert _annotate(stage, state, _batch(other, texts)).slice(row, 1).equals(
-            whole.slice(row, 1)
+        assert (
+            _annotate(stage, state, _batch(other, texts)).slice(row, 1).equals(whole.slice(row, 1))
         )
     short = _annotate(stage, state, _six().slice(0, 2))
     assert short.equals(whole.slice(0, 2))

@@ -176,7 +176,9 @@ def area_mean(pixels: np.ndarray, cells: int = 8) -> np.ndarray:
     return np.diff(at_edge, axis=0) * cells / len(pixels)
 
 
-@pytest.mark.parametrize("size", [(8, 8), (1, 1), (5, 3), (31, 64), (77, 60), (640, 480), (500, 333)])
+@pytest.mark.parametrize(
+    "size", [(8, 8), (1, 1), (5, 3), (31, 64), (77, 60), (640, 480), (500, 333)]
+)
 def test_thumbnail_is_the_mean_colour_of_each_cell(size: tuple[int, int]) -> None:
     small = Image.fromarray(np.random.default_rng(8).integers(0, 256, (5, 5, 3), np.uint8))
     image = small.resize(size, Image.Resampling.BICUBIC)
@@ -261,7 +263,9 @@ def test_columns_follow_algorithms() -> None:
         "phash", "thumbnail", "image_detail", "perceptual_hash_error",
     ]  # fmt: skip
     assert PerceptualHash(algorithms=("dhash",)).writes.names[0] == "dhash"
-    (row,) = run(PerceptualHash(algorithms=("dhash",)), encoded(one_over_f(np.random.default_rng(0), 90)))
+    (row,) = run(
+        PerceptualHash(algorithms=("dhash",)), encoded(one_over_f(np.random.default_rng(0), 90))
+    )
     assert row["image_detail"] > 1
 
 
@@ -270,7 +274,7 @@ def test_columns_follow_algorithms() -> None:
     [
         ((), "name each of"),
         (("phash", "phash"), "at most once"),
-        (("pdq",), "there is no 'pdq'; known: phash, dhash"),
+        (("pdq",), "there is no algorithm 'pdq'; known: phash, dhash"),
     ],
 )
 def test_bad_algorithms(algorithms: tuple, message: str) -> None:

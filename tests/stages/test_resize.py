@@ -99,7 +99,9 @@ def test_every_mode_becomes_grey_or_rgb(mode: str) -> None:
 def test_transparency_goes_on_white() -> None:
     half = Image.new("RGBA", (8, 8), (0, 0, 0, 128))
     (row,) = run(Resize(mode="no", encode_format="png"), encoded(half))
-    assert np.asarray(Image.open(io.BytesIO(row["resized_image"]))).flatten().tolist() == [127] * 192
+    assert (
+        np.asarray(Image.open(io.BytesIO(row["resized_image"]))).flatten().tolist() == [127] * 192
+    )
 
 
 def test_orientation_is_applied_and_metadata_dropped() -> None:
@@ -124,7 +126,9 @@ def test_skip_reencode_keeps_bytes_only_where_nothing_changes() -> None:
     assert rows[1]["resized_image"][:2] == b"\xff\xd8"
     (smaller,) = run(Resize(mode="keep_ratio", image_size=16, skip_reencode=True), jpg)
     assert smaller["resized_width"] == 16
-    (clear,) = run(Resize(mode="no", encode_format="png", skip_reencode=True), encoded(rgb.convert("RGBA")))
+    (clear,) = run(
+        Resize(mode="no", encode_format="png", skip_reencode=True), encoded(rgb.convert("RGBA"))
+    )
     assert Image.open(io.BytesIO(clear["resized_image"])).mode == "RGB"
     (still,) = run(Resize(mode="no", encode_format="webp", skip_reencode=True), frames)
     assert not Image.open(io.BytesIO(still["resized_image"])).is_animated
@@ -139,7 +143,13 @@ def test_the_same_bytes_every_time(encode_format: str) -> None:
 
 def test_failures() -> None:
     stage = Resize(mode="keep_ratio", image_size=512)
-    rows = run(stage, None, b"<html>", encoded(Image.new("L", (1, 1000))), encoded(Image.new("L", (1, 20_000))))
+    rows = run(
+        stage,
+        None,
+        b"<html>",
+        encoded(Image.new("L", (1, 1000))),
+        encoded(Image.new("L", (1, 20_000))),
+    )
     codes = [row["resize_error"] for row in rows]
     assert codes == ["missing", "undecodable", "output_too_large", "output_too_large"]
     assert all(row["resized_image"] is None and row["resized_width"] is None for row in rows)

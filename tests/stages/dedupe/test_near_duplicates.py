@@ -127,7 +127,7 @@ def pools(draw: st.DrawFn) -> list[dict[str, Any]]:
         pixels = pictures[rng.integers(3)] * rng.choice([1, 1, 1.25, 1.5])
         pixels = pixels + rng.normal(0, 1, 192) * rng.choice([0, 0, 2, 14])
         thumbnail = pixels.clip(0, 255).astype(np.uint8).tobytes()
-        detail = float(rng.choice([0.0, 3.9, 4.0, 60.0]))
+        detail = float(rng.choice([0.0, 0.1999, 0.25, 60.0]))
         chance = rng.random()
         rows.append(
             row(

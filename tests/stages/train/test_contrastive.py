@@ -29,7 +29,8 @@ from winnow.stages.train.shards import batch_indices, load_samples, shard_paths
 
 COLORS = {
     "red": (220, 30, 30), "green": (20, 190, 40), "blue": (30, 40, 220), "yellow": (230, 220, 20),
-    "black": (10, 10, 10), "white": (250, 250, 250), "pink": (250, 130, 190), "brown": (120, 70, 20),
+    "black": (10, 10, 10), "white": (250, 250, 250), "pink": (250, 130, 190),
+    "brown": (120, 70, 20),
 }  # fmt: skip
 MODEL: dict[str, Any] = {
     "model_cfg": {
@@ -323,9 +324,7 @@ def test_bad_configurations(values: dict[str, Any], message: str) -> None:
         TrainConfig(**values)
 
 
-def test_bad_input_is_refused_before_training(
-    shards: Path, model: str, tmp_path: Path
-) -> None:
+def test_bad_input_is_refused_before_training(shards: Path, model: str, tmp_path: Path) -> None:
     large = TrainConfig(num_samples=1000, batch_size=97, device="cpu")
     with pytest.raises(SetupError, match="hold 96 usable samples .* fewer than a batch of 97"):
         train_on_shards([str(shards)], tmp_path, large, model=model)

@@ -1,0 +1,357 @@
+"""The report of real runs, read back as a browser would: structure, numbers, safety, size."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from winnow.contracts.errors import SetupError
+from winnow.pipeline import report_cards
+from winnow.pipeline.cli_report import find_state, report
+from winnow.pipeline.report import REPORT, render_report, write_report
+from winnow.pipeline.run import RunReport
+from winnow.pipeline.storage import Storage
+
+Runner = Callable[..., RunReport]
+HOSTILE = [
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "</style></title><svg onload=alert(2)>",
+    "' onmouseover='alert(3)",
+    "{{ 7 * 7 }}{% raw %}",
+    "javascript:alert(4)",
+    "\u202eevil\u202c \x00\x07 bell",
+    "]]><!--",
+]
+VOID = {"meta", "img", "br", "hr", "link", "input"}
+
+
+class Page(HTMLParser):
+    """Tags with attributes, text by element, and whether every element is closed."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.open: list[tuple[str, str]] = []
+        self.texts: dict[str, list[str]] = {}
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = {k: v or "" for k, v in attrs}
+        self.tags.append((tag, found))
+        if tag not in VOID and not self.get_starttag_text().endswith("/>"):  # type: ignore[union-attr]
+            self.open.append((tag, found.get("class", "")))
+
+    def handle_endtag(self, tag: str) -> None:
+        if self.open and self.open[-1][0] == tag:
+            self.open.pop()
+        elif tag not in ("rect", "line"):
+            raise AssertionError(f"</{tag}> closes {self.open[-3:]}")
+
+    def handle_data(self, data: str) -> None:
+        if self.open and data.strip():
+            tag, kind = self.open[-1]
+            self.texts.setdefault(f"{tag}.{kind}" if kind else tag, []).append(data.strip())
+
+    def attributes(self, tag: str, name: str) -> list[str]:
+        return [a[name] for t, a in self.tags if t == tag and name in a]
+
+    @property
+    def text(self) -> str:
+        return "\n".join(t for texts in self.texts.values() for t in texts)
+
+
+def check_safe(html: str) -> Page:
+    """No script, no handler, nothing loaded from elsewhere."""
+    page = Page(html)
+    allowed = "html head meta title style body header h1 h2 h3 h4 h5 p b span i div nav a main section"
+    allowed += " code pre table thead tbody tr th td svg g rect line text ul li img footer"
+    assert {t for t, _ in page.tags} <= set(allowed.split())
+    for _, attributes in page.tags:
+        assert not [name for name in attributes if name.startswith("on")]
+    assert all(src.startswith("data:image/jpeg;base64,") for src in page.attributes("img", "src"))
+    assert all(h.startswith(("#", "../export/")) for h in page.attributes("a", "href"))
+    targets = {a["id"] for _, a in page.tags if "id" in a}
+    assert {h[1:] for h in page.attributes("a", "href") if h.startswith("#")} <= targets
+    return page
+
+
+def make(workspace: Path, selection: str | None = None) -> str:
+    storage = Storage(str(workspace))
+    name = selection or json.loads(storage.read("runs/_latest.json"))["selection"]
+    summary = json.loads(storage.read(f"ledger/{name}/_ledger.json"))
+    state = find_state(storage, name)
+    assert write_report(storage, state.plan, state, summary) == REPORT
+    return (workspace / REPORT).read_text("utf-8")
+
+
+def toy(data: Path, filters: str = "", *, description: str = "", shard: int = 20) -> str:
+    return f"""
+name: toy
+description: {json.dumps(description)}
+rows_per_shard: {shard}
+source: {{use: url_table, path: {data}}}
+stages:
+  toy_length: {{}}
+filters:
+{filters or "  {}"}
+"""
+
+
+def write_rows(path: Path, texts: list[Any]) -> Path:
+    lines = [json.dumps({"url": f"http://h/{i}", "text": t}) for i, t in enumerate(texts)]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+MINIMUM = '  long: {use: where, expression: "num_letters >= 30", on_null: drop}\n'
+
+
+def test_histogram_and_sheets_are_those_of_the_rows(run: Runner, tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    lengths = rng.integers(1, 60, 300).tolist()
+    texts = [f"{i:04d}".ljust(max(4, n), "x") for i, n in enumerate(lengths)]
+    run(toy(write_rows(tmp_path / "rows.jsonl", texts), MINIMUM))
+    page = check_safe(make(tmp_path / "ws"))
+    real = [len(t) for t in texts]
+
+    kept = dropped = 0
+    for tip in page.texts["title"][1:]:
+        span, numbers = tip.split(": ")
+        low, _, high = span.partition(" to ")
+        inside = [n for n in real if int(low) <= n <= int(high or low)]
+        found = [int(x) for x in re.findall(r"\d+", numbers)]
+        assert found == [
+            sum(n >= 30 for n in inside),
+            sum(n < 30 for n in inside),
+            0,
+        ]
+        kept, dropped = kept + found[0], dropped + found[1]
+    assert (kept, dropped) == (sum(n >= 30 for n in real), sum(n < 30 for n in real))
+    assert "keep \u2265 30" in page.texts["text.cut"]
+
+    values = [int(v) for v in page.texts["div.value"]]
+    assert values[:8] == sorted((n for n in real if n < 30), reverse=True)[:8]
+    assert values[8:16] == sorted(n for n in real if n >= 30)[:8]
+    assert len(page.texts["div.caption"]) == 16 + 32
+
+
+def test_hostile_text_is_only_text(run: Runner, tmp_path: Path) -> None:
+    texts = [*HOSTILE, *[h + " and much more of it" for h in HOSTILE]]
+    filters = '  tag: {use: where, expression: "text == \'<script>x</script>\'", on_null: drop}\n'
+    data = write_rows(tmp_path / "rows.jsonl", texts)
+    run(toy(data, filters, description=HOSTILE[0]))
+    html = make(tmp_path / "ws")
+    page = check_safe(html)
+    assert "<script" not in html
+    assert HOSTILE[0] in page.texts["div.caption"]
+    assert HOSTILE[4] in page.texts["div.caption"]
+    assert "\u202e" not in html
+    assert "\x07" not in html
+    run(toy(data, MINIMUM, description=HOSTILE[1]))
+    check_safe(make(tmp_path / "ws"))
+
+
+def test_no_row_kept(run: Runner, tmp_path: Path) -> None:
+    filters = '  none: {use: where, expression: "num_letters > 1000", on_null: drop}\n'
+    run(toy(write_rows(tmp_path / "rows.jsonl", ["a", "bb", None]), filters))
+    page = check_safe(make(tmp_path / "ws"))
+    assert "No row was kept" in page.text
+    assert "3 read = 0 kept + 3 dropped." in page.text
+    assert "1 rows without a value, 1 of them dropped here." in page.text
+
+
+def test_no_filter(run: Runner, tmp_path: Path) -> None:
+    run(toy(write_rows(tmp_path / "rows.jsonl", ["a", "bb"])))
+    page = check_safe(make(tmp_path / "ws"))
+    assert "The recipe has no filter" in page.text
+    assert sorted(page.texts["div.caption"]) == ["a", "bb"]
+
+
+def test_no_value_at_all(run: Runner, tmp_path: Path) -> None:
+    run(toy(write_rows(tmp_path / "rows.jsonl", [None, None]), MINIMUM))
+    page = check_safe(make(tmp_path / "ws"))
+    assert "No row has a value." in page.text
+    assert [r for r in page.texts["td"] if r == "toy_length"] == ["toy_length"] * 2
+    assert "empty" in page.text
+
+
+def test_categories_are_counted(run: Runner, tmp_path: Path) -> None:
+    texts = ["en"] * 5 + ["de"] * 3 + [f"x{i}" for i in range(40)] + [None]
+    filters = '  english: {use: where, expression: "text == \'en\'", on_null: drop}\n'
+    run(toy(write_rows(tmp_path / "rows.jsonl", texts), filters))
+    page = check_safe(make(tmp_path / "ws"))
+    assert page.texts["div.count"][:2] == ["5 \u00b7 10.2%", "3 \u00b7 6.1%"]
+    assert "\u2713 en" in page.texts["div.name yes"]
+    assert "30 rows have one of 30 other values." in page.text
+
+
+def test_the_report_is_the_same_again_and_depends_on_no_machine(
+    run: Runner, tmp_path: Path
+) -> None:
+    data = write_rows(tmp_path / "rows.jsonl", [f"{'y' * (i % 50)}{i}" for i in range(90)])
+    run(toy(data, MINIMUM))
+    first = make(tmp_path / "ws")
+    assert make(tmp_path / "ws") == first
+    run(toy(data, MINIMUM), workspace=str(tmp_path / "other"))
+    assert make(tmp_path / "other") == first
+
+
+def test_a_selection_by_other_filters_is_refused(run: Runner, tmp_path: Path) -> None:
+    data = write_rows(tmp_path / "rows.jsonl", ["a", "bb"])
+    old = run(toy(data, MINIMUM)).summary
+    run(toy(data))
+    storage = Storage(str(tmp_path / "ws"))
+    state = find_state(storage, json.loads(storage.read("runs/_latest.json"))["selection"])
+    with pytest.raises(SetupError, match="was made by the filters long"):
+        render_report(storage, state.plan, state, old)
+
+
+def test_command_writes_old_selections_too(run: Runner, tmp_path: Path) -> None:
+    data = write_rows(tmp_path / "rows.jsonl", ["a", "b" * 40])
+    old = run(toy(data, MINIMUM)).selection
+    new = run(toy(data)).selection
+    workspace = tmp_path / "ws"
+    found = CliRunner().invoke(report, [str(workspace)])
+    assert found.output == f"report {workspace}/{REPORT}\n"
+    assert new in (workspace / REPORT).read_text()
+    assert CliRunner().invoke(report, [str(workspace), "--selection", old[:8]]).exit_code == 0
+    assert old in (workspace / REPORT).read_text()
+    write_rows(data, ["a", "b" * 40, "c"])
+    with pytest.raises(SetupError, match="gives the selection .* any more"):
+        CliRunner().invoke(report, [str(workspace)], catch_exceptions=False)
+
+
+def test_counters_are_shown(run: Runner, tmp_path: Path) -> None:
+    result = run(toy(write_rows(tmp_path / "rows.jsonl", ["a", "bb"])))
+    storage = Storage(str(tmp_path / "ws"))
+    state = find_state(storage, result.selection)
+    counters = {"toy_length": {"rows": 2.0, "seconds": 0.5}, "idle": {"rows": 0}}
+    html = render_report(storage, state.plan, state, result.summary, counters)
+    row = ["toy_length", "2", "0.5", "4"]
+    assert "\n".join(row) in "\n".join(Page(html).texts["td"] + Page(html).texts["td.n"]) or row
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", html)
+    assert any(cells[i : i + 4] == row for i in range(len(cells)))
+    assert "idle" not in cells
+
+
+def picture(seed: int, side: int = 200, shift: int = 0) -> Image.Image:
+    """A picture of large random blocks, the same but for brightness where only shift differs."""
+    blocks = np.random.default_rng(seed).integers(0, 230, (6, 6, 3)).astype(np.uint8)
+    image = Image.fromarray(blocks).resize((side, side), Image.Resampling.BICUBIC)
+    return image.point(lambda v: min(255, v + shift))
+
+
+IMAGES = """
+name: pictures
+rows_per_shard: 7
+source: {{use: folder, path: {data}}}
+stages:
+  image_info: {{}}
+  perceptual_hash: {{}}
+  near_duplicates: {{}}
+filters:
+  decodable: {{use: has_media, error_column: image_info_error, on_null: drop}}
+  large: {{use: min_image_size, side: 150, on_null: drop}}
+  drop_near_duplicates: {{prefer: ["largest width"], on_null: keep}}
+export:
+  train: {{use: webdataset, rows_per_file: 10}}
+"""
+
+
+@pytest.fixture
+def pictures(run: Runner, tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for seed in range(12):
+        picture(seed).save(folder / f"a{seed:02d}.png")
+        (folder / f"a{seed:02d}.txt").write_text(f"picture <b>{seed}</b>")
+    for seed in range(4):
+        picture(seed, 260).save(folder / f"b{seed}.jpg", quality=95)
+    picture(50, 149).save(folder / "small.png")
+    picture(51, 20).save(folder / "smaller.png")
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff" + bytes(500))
+    run(IMAGES.format(data=folder))
+    return tmp_path / "ws"
+
+
+def test_pictures_are_small_jpegs(pictures: Path) -> None:
+    page = check_safe(make(pictures))
+    sources = page.attributes("img", "src")
+    for source in set(sources):
+        image = Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2])))
+        assert image.format == "JPEG"
+        assert max(image.size) <= 132
+    assert set(page.attributes("img", "alt")) >= {"picture <b>5</b>", "picture without a caption"}
+    assert "undecodable" in page.text
+
+
+def test_duplicates_stand_beside_the_row_that_was_kept(pictures: Path) -> None:
+    html = make(pictures)
+    (ledger,) = (pictures / "ledger").iterdir()
+    rows = [r for f in ledger.glob("*.parquet") for r in pq.read_table(f).to_pylist()]
+    pairs = {(r["duplicate_of"].hex, r["uid"].hex) for r in rows if r["duplicate_of"]}
+    assert len(pairs) == 4
+    found = set()
+    for cluster in html.split('<div class="cluster">')[1:]:
+        uids = re.findall(r'<li class="card (kept)?" title="([0-9a-f]{32})">', cluster)
+        found.add((uids[0][1], uids[1][1]))
+        assert uids[0][0] == "kept"
+        assert "<span>width</span> 260" in cluster.split("</li>")[0]
+        assert "<span>width</span> 200" in cluster.split("</li>")[1]
+    assert found == pairs
+
+
+def test_the_export_says_how_to_load_it(pictures: Path) -> None:
+    page = check_safe(make(pictures))
+    (folder,) = (pictures / "export").iterdir()
+    assert f"../export/{folder.name}/" in page.attributes("a", "href")
+    assert "webdataset.WebDataset(shards" in "\n".join(page.texts["pre"])
+    assert "on_null: keep" in "\n".join(page.texts["pre"])
+
+
+def test_pictures_stop_at_the_budget(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = make(pictures)
+    monkeypatch.setattr(report_cards, "PICTURE_BUDGET", 30_000)
+    page = check_safe(make(pictures))
+    shown = page.attributes("img", "src")
+    assert sum(map(len, shown)) <= 30_000
+    assert 0 < len(shown) < len(Page(full).attributes("img", "src"))
+    assert "the report would be too large" in page.text
+
+
+def test_a_row_that_killed_its_worker_is_not_decoded_again(
+    run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for seed in range(3):
+        picture(seed).save(folder / f"{seed}.png")
+    run(
+        f"""
+name: guilty
+source: {{use: folder, path: {folder}}}
+stages:
+  image_info: {{}}
+"""
+    )
+    real = report_cards.CRASHED_WORKER
+    assert real == "crashed_worker"
+    assert len(Page(make(tmp_path / "ws")).attributes("img", "src")) == 3
+    # The code of a row without an error stands for the code: no row is decoded.
+    monkeypatch.setattr(report_cards, "CRASHED_WORKER", None)
+    assert Page(make(tmp_path / "ws")).attributes("img", "src") == []
