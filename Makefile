@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup check test demo bench clean
+.PHONY: help setup check test demo bench openclipart openclipart-demo tiny-checkpoint schema clean
 
 help: ## Show the targets
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -45,3 +45,13 @@ schema: $(STAMP) ## Write the JSON Schema of recipes
 
 clean: ## Remove the environment and what was built
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+
+bench: $(STAMP) ## Measure everything that is measured, against the named peers (about 15 minutes)
+	$(BIN)/python benchmarks/download.py
+	$(BIN)/python benchmarks/download_to_shard.py
+	$(BIN)/python benchmarks/perceptual_hash.py
+	$(BIN)/python benchmarks/near_duplicates.py
+	$(BIN)/python benchmarks/rerun.py
+	$(BIN)/python benchmarks/export.py
+	$(BIN)/python benchmarks/webdataset_source.py
+	$(BIN)/python benchmarks/gpu.py

@@ -309,16 +309,10 @@ def _tokenizer_folder(
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
-    source = model.removeprefix(HUB_PREFIX) if folder is not None else str(name)
-    repository, _, revision = source.partition("@")
     try:
-        return Path(
-            snapshot_download(
-                repository, revision=revision or None, allow_patterns=list(_TOKENIZER_FILES)
-            )
-        )
+        return Path(snapshot_download(str(name), allow_patterns=list(_TOKENIZER_FILES)))
     except (OSError, HfHubHTTPError, ValueError) as error:
-        msg = f"the tokenizer {source} cannot be had from the Hugging Face hub: {error}"
+        msg = f"the tokenizer {name} cannot be had from the Hugging Face hub: {error}"
         raise SetupError(msg) from error
 
 

@@ -217,6 +217,9 @@ def load_tokenizer(files: ModelFiles) -> Tokenizer:
         except ImportError as error:
             msg = f"the tokenizer of {files.name} needs: pip install transformers ({error})"
             raise SetupError(msg) from error
+        except (OSError, ValueError) as error:
+            msg = f"the tokenizer of {files.name} cannot be loaded from {files.tokenizer}: {error}"
+            raise SetupError(msg) from error
         return Tokenizer(inner, length)
     if files.tokenizer is not None:
         options["bpe_path"] = str(files.tokenizer / MERGES_NAME)

@@ -84,6 +84,10 @@ class ShardWriter:
         self._flush()
         self._writer.close()
 
+    def abandon(self) -> None:
+        """Write nothing more, not even when this is collected: the file goes."""
+        self._writer.is_open = False
+
     def _flush(self) -> None:
         if self._pending:
             table = pa.concat_tables(self._pending)

@@ -191,17 +191,17 @@ class PassUnit(Unit):
         if self.mode == "patch":
             needed |= {n for t in self.tasks if t.when is not None for n in t.when.columns()}
         table = reader.take(sorted(needed - written), at)
-        cache = MediaCache(MEDIA_BUDGET_BYTES, context.options.decode_threads)
         found = []
-        for task in self.tasks:
-            began = time.perf_counter()
-            columns = self._annotate(task, table, start, context, cache)
-            if self.mode == "patch" and task.when is not None:
-                columns = _gated(task, columns, reader.gate(task.when, at))
-            _tally(tallies[task.key], task, columns, time.perf_counter() - began)
-            found.append(columns)
-            for name in task.stage.writes.names:
-                table = table.append_column(columns.schema.field(name), columns.column(name))
+        with MediaCache(MEDIA_BUDGET_BYTES, context.options.decode_threads) as cache:
+            for task in self.tasks:
+                began = time.perf_counter()
+                columns = self._annotate(task, table, start, context, cache)
+                if self.mode == "patch" and task.when is not None:
+                    columns = _gated(task, columns, reader.gate(task.when, at))
+                _tally(tallies[task.key], task, columns, time.perf_counter() - began)
+                found.append(columns)
+                for name in task.stage.writes.names:
+                    table = table.append_column(columns.schema.field(name), columns.column(name))
         return found
 
     def _annotate(
@@ -310,6 +310,7 @@ class _Output:
     def _abandon(self, *_: object) -> bool:
         """Remove the temporary file of a unit that did not commit it."""
         if self._open is not None:
+            self._writer.abandon()
             error = _Abandoned()
             try:
                 self._creating.__exit__(_Abandoned, error, None)

@@ -21,6 +21,8 @@ from winnow.pipeline.recipe import FilterEntry, Recipe, StageEntry
 
 DEFAULT_CHUNK_ROWS = 128
 MAX_CHUNK_ROWS = 4096
+IMPLIED = "has_media"
+"""Key of the filter that every recipe with media begins with."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,6 +115,8 @@ def make_plan(recipe: Recipe) -> Plan:
         except RecipeError as error:
             mistakes.append(f"export.{export.key}: {error.message}")
     implied = [] if mistakes else _implied(recipe, schema, origins)
+    if any(f.key == IMPLIED for f in recipe.filters):
+        mistakes.append(f"filters.{IMPLIED} is always there, first; give yours another name")
     filters = (*implied, *recipe.filters)
     for filter_ in filters:
         mistakes += _check_rule(filter_, schema)
@@ -201,7 +205,7 @@ def _implied(recipe: Recipe, schema: pa.Schema, origins: dict[str, str]) -> list
             conditions.append(expr.col(stage.writes.names[-1]).is_null())
     if not conditions:
         return []
-    return [FilterEntry(key="has_media", rule=expr.all_of(*conditions), on_null="drop")]
+    return [FilterEntry(key=IMPLIED, rule=expr.all_of(*conditions), on_null="drop")]
 
 
 def _check_rule(entry: FilterEntry, schema: pa.Schema) -> list[str]:

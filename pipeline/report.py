@@ -27,7 +27,7 @@ from winnow.pipeline.work import State
 
 REPORT = "report/index.html"
 MAX_SHEETS = 40
-"""Thresholds whose nearest rows are shown; beyond, a filter has its histogram alone."""
+"""Sheets of rows in one report; the filters after them have their charts alone."""
 MAX_CODES = 60
 
 
@@ -102,7 +102,7 @@ def render_report(
     views = make_views(plan, summary)
     scan = Scan(storage, state, summary, views)
     found = scan.findings()
-    shown = views if sum(len(s.below) for s in found.sheets) <= MAX_SHEETS else []
+    shown = _with_sheets(views, found)
     cards = CardMaker(scan, plan, views, _chosen(found, shown))
     scores = score_rows(storage, plan, state, summary)
     return _template().render(
@@ -110,7 +110,7 @@ def render_report(
         recipe_yaml=plan.recipe.to_yaml(),
         summary=summary,
         percent=percent,
-        sections=[_section(v, found, cards, summary, v in shown) for v in views],
+        sections=[_section(v, found, cards, summary, v.index < len(shown)) for v in views],
         kept=cards.plain_cards(found.kept.places),
         clusters=_clusters(plan, found.clusters, cards),
         cluster_sample=found.clusters,
@@ -134,6 +134,17 @@ def _check_same_filters(plan: Plan, summary: Mapping[str, Any]) -> None:
             f"and this recipe has {', '.join(here)}; run the recipe, then ask for its report"
         )
         raise SetupError(msg)
+
+
+def _with_sheets(views: Sequence[FilterView], found: Findings) -> list[FilterView]:
+    """Return the first filters, as many as MAX_SHEETS allows: they are shown with rows."""
+    shown, left = [], MAX_SHEETS
+    for view in views:
+        left -= max(1, len(found.sheets[view.index].below))
+        if left < 0:
+            break
+        shown.append(view)
+    return shown
 
 
 def _chosen(found: Findings, shown: Sequence[FilterView]) -> Iterator[Place]:

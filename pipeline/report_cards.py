@@ -21,7 +21,7 @@ from winnow.pipeline.report_views import FilterView, Measure, Panel, format_numb
 
 CAPTION = "text"
 CAPTION_CHARACTERS = 180
-PICTURE_BUDGET = 3_600_000
+PICTURE_BUDGET = 3_000_000
 """Characters of pictures in one report."""
 PAYLOAD_ROWS = 16
 NOT_PICTURES = 24

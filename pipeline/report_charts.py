@@ -17,6 +17,8 @@ from winnow.pipeline.report_views import Category, Cut, Measure, format_number
 WIDTH, HEIGHT = 640, 176
 LEFT, RIGHT, TOP, BOTTOM = 10, 10, 26, 24
 TOP_VALUES = 12
+TOP_ASKED = 8
+"""Values that the filter names and that are shown even where they are rare."""
 FATES = ((KEPT, "kept"), (DROPPED_ELSEWHERE, "elsewhere"), (DROPPED_HERE, "here"))
 """Order of the layers of a bar, from its base, and their CSS classes."""
 _MIN_HEIGHT = 1.2
@@ -52,16 +54,19 @@ class Bars:
 
 
 def category_bars(category: Category, found: ValueCounts, num_rows: int) -> Bars:
-    """Return the most frequent values; null comes last, whatever its count."""
-    totals = {value: int(counts.sum()) for value, counts in found.counts.items()}
+    """Return the most frequent values and those asked for; null last, whatever its count."""
+    totals = {value: sum(counts) for value, counts in found.counts.items()}
     named = [v for v in totals if v is not None]
-    top: list[str | None] = [*sorted(named, key=lambda v: (-totals[v], v))[:TOP_VALUES]]
+    ordered = sorted(named, key=lambda v: (-totals[v], v))
+    asked = [v for v in ordered if v in found.asked][:TOP_ASKED]
+    shown = {*asked, *ordered[:TOP_VALUES]}
+    top: list[str | None] = [v for v in ordered if v in shown]
     if None in totals:
         top.append(None)
     longest = max((totals[v] for v in top), default=1) or 1
     bars = []
     for value in top:
-        counts = [int(found.counts[value][fate]) for fate, _ in FATES]
+        counts = [found.counts[value][fate] for fate, _ in FATES]
         bars.append(
             Bar(
                 value="null" if value is None else plain(value, 60) or "(empty)",

@@ -45,24 +45,37 @@ class ShardRows:
 
 @dataclass(slots=True)
 class ValueCounts:
-    """Rows per value of a category, by what became of them."""
+    """Rows per value of a category, by what became of them: [kept, elsewhere, here].
 
-    counts: dict[str | None, np.ndarray] = field(default_factory=dict)
+    asked: values that the filter names; they are never forgotten.
+    """
+
+    asked: frozenset[str | None] = frozenset()
+    counts: dict[str | None, list[int]] = field(default_factory=dict)
     forgot: bool = False
 
     def add(self, values: pa.ChunkedArray, fate: np.ndarray) -> None:
         """Count the values of one shard."""
         coded = values.combine_chunks().dictionary_encode(null_encoding="encode")
-        if isinstance(coded, pa.ChunkedArray):
-            coded = coded.combine_chunks()
         names = coded.dictionary.to_pylist()
         flat = np.bincount(np.asarray(coded.indices) * 3 + fate, minlength=3 * len(names))
-        for name, counts in zip(names, flat.reshape(-1, 3), strict=True):
-            self.counts[name] = self.counts.get(name, np.zeros(3, np.int64)) + counts
-        if len(self.counts) > MAX_VALUES:
+        table = flat.reshape(-1, 3)
+        top: Sequence[int] = range(len(names))
+        if len(names) > MAX_VALUES // 2:
             self.forgot = True
-            top = sorted(self.counts.items(), key=lambda item: -int(item[1].sum()))
-            self.counts = dict(top[: MAX_VALUES // 2])
+            asked = [i for i, name in enumerate(names) if name in self.asked or name is None]
+            top = [*asked, *np.argsort(-table.sum(axis=1), kind="stable")[: MAX_VALUES // 2]]
+        for index in dict.fromkeys(top):
+            here, known = table[index].tolist(), self.counts.get(names[index], (0, 0, 0))
+            self.counts[names[index]] = [a + b for a, b in zip(here, known, strict=True)]
+        if len(self.counts) > MAX_VALUES:
+            self._forget()
+
+    def _forget(self) -> None:
+        self.forgot = True
+        ordered = sorted(self.counts, key=lambda name: -sum(self.counts[name]))
+        keep = {*ordered[: MAX_VALUES // 2], *self.asked, None}
+        self.counts = {name: n for name, n in self.counts.items() if name in keep}
 
 
 @dataclass(slots=True)
@@ -125,7 +138,9 @@ class Scan:
         for view in self._views:
             for place, panel in enumerate(view.panels):
                 if isinstance(panel, Category):
-                    found.panels[view.index, place] = PanelData(values=ValueCounts())
+                    found.panels[view.index, place] = PanelData(
+                        values=ValueCounts(panel.accepted or frozenset())
+                    )
         found.clusters.choose()
         for rows in self._stream(self._rule_columns()):
             self._fill(rows, found)

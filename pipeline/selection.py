@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -308,6 +309,8 @@ def _as_json(table: pa.Table, entry: FilterEntry, at: np.ndarray) -> list[str]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, float):
+        if math.isinf(value):
+            return str(value)  # JSON has no infinity
         return None if value != value else round(value, 6)
     if isinstance(value, bytes):
         return value.hex()

@@ -132,6 +132,7 @@ class Supervisor:
                 [sys.executable, "-P", "-m", "winnow.pipeline.child", *arguments, limit],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
+                env={"OPENBLAS_NUM_THREADS": "1", **os.environ},
             )
             theirs.close()
             self._link = Connection(ours.detach())

@@ -63,28 +63,27 @@ def train_on_shards(
     work = round(size * _WORK_SCALE)
     torch.set_num_threads(num_threads)
     paths = shard_paths(shards)
-    with tempfile.TemporaryDirectory(dir=_made(folder), prefix=".samples-") as scratch:
-        samples = load_samples(
-            paths,
-            Preprocess({**preprocess_config, "size": (work, work)}).pixels,
-            scratch=Path(scratch),
-            captions=captions,
-            num_threads=num_threads,
-        )
-        _check(samples, config)
-        merges = _merges(network_config, samples.texts, vocabulary)
-        tokens = _tokenizer(network_config, merges, Path(scratch))(samples.texts)
-        network = build_network(network_config, seed=config.seed)
-        outcome = train_contrastive(
-            network,
-            lambda step: _batches(samples.pixels, tokens, config, step),
-            config,
-            normalize=Preprocess(preprocess_config).normalize,
-            image_size=size,
-            folder=folder,
-            data=f"{samples.digest} {json.dumps(network_config, sort_keys=True)}",
-            report=report,
-        )
+    samples = load_samples(
+        paths,
+        Preprocess({**preprocess_config, "size": (work, work)}).pixels,
+        scratch=_made(folder),
+        captions=captions,
+        num_threads=num_threads,
+    )
+    _check(samples, config)
+    merges = _merges(network_config, samples.texts, vocabulary)
+    tokens = _tokenizer(network_config, merges)(samples.texts)
+    network = build_network(network_config, seed=config.seed)
+    outcome = train_contrastive(
+        network,
+        lambda step: _batches(samples.pixels, tokens, config, step),
+        config,
+        normalize=Preprocess(preprocess_config).normalize,
+        image_size=size,
+        folder=folder,
+        data=f"{samples.digest} {json.dumps(network_config, sort_keys=True)}",
+        report=report,
+    )
     save_model(folder, network, config=network_config, preprocess=preprocess_config, merges=merges)
     data = {
         "digest": samples.digest,
@@ -144,17 +143,16 @@ def _merges(
     return merges
 
 
-def _tokenizer(
-    network_config: dict[str, Any], merges: list[str] | None, scratch: Path
-) -> Tokenizer:
+def _tokenizer(network_config: dict[str, Any], merges: list[str] | None) -> Tokenizer:
     from open_clip.tokenizer import SimpleTokenizer
 
     length = int(network_config["text_cfg"].get("context_length", 77))
     if merges is None:
         return Tokenizer(SimpleTokenizer(context_length=length), length)
-    write_merges(merges, scratch / MERGES_NAME)
-    inner = SimpleTokenizer(bpe_path=str(scratch / MERGES_NAME), context_length=length)
-    return Tokenizer(inner, length)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / MERGES_NAME
+        write_merges(merges, path)
+        return Tokenizer(SimpleTokenizer(bpe_path=str(path), context_length=length), length)
 
 
 def _batches(

@@ -12,6 +12,7 @@ import json
 import logging
 import shutil
 import tarfile
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -91,7 +92,7 @@ def load_samples(
     captions: str = "txt",
     num_threads: int = 2,
 ) -> Samples:
-    """Read all shards into a scratch file under ``scratch``.
+    """Read all shards into a nameless scratch file in the folder ``scratch``.
 
     ``resize`` turns a decoded picture into uint8 (H, W, 3) of one size; ``captions`` is the member
     that holds the caption. Samples without a picture, without a caption, or whose picture cannot
@@ -108,8 +109,8 @@ def load_samples(
         return _small(sample, captions, resize)
 
     scratch.mkdir(parents=True, exist_ok=True)
-    file = scratch / "pixels.u8"
-    with ThreadPoolExecutor(num_threads, "decode") as pool, file.open("wb") as out:
+    out = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115  (nameless: gone with the process)
+    with ThreadPoolExecutor(num_threads, "decode") as pool:
         for chunk in _chunks(_samples(paths)):
             if shutil.disk_usage(scratch).free < _SPARE_BYTES:
                 msg = f"less than 1 GB is left at {scratch}; put --out on a larger disk"
@@ -127,7 +128,8 @@ def load_samples(
     if not texts:
         msg = f"no sample of {len(paths)} shards can be trained on; left out: {dict(skipped)}"
         raise SetupError(msg)
-    pixels = np.memmap(file, np.uint8, "r", shape=(len(texts), *shape))
+    out.flush()
+    pixels = np.memmap(out, np.uint8, "r", shape=(len(texts), *shape))  # type: ignore[call-overload]
     return Samples(pixels=pixels, texts=texts, digest=digest.hexdigest(), skipped=dict(skipped))
 
 

@@ -56,9 +56,7 @@ def test_precision_and_recall_are_those_of_a_join_by_hand(run: Runner, tmp_path:
         right = sum(r["truth_kind"] == kind for r in dropped)
         earlier = name != "drop_repeated_rows"
         meant = [r for r in rows if r["truth_kind"] == kind]
-        reached = [
-            r for r in meant if not (earlier and r["filter"] == "drop_repeated_rows")
-        ]
+        reached = [r for r in meant if not (earlier and r["filter"] == "drop_repeated_rows")]
         assert right > 0
         assert by_name[name]["precision"] == right / len(dropped)
         assert by_name[name]["recall"] == right / len(reached)

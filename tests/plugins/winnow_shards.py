@@ -56,3 +56,20 @@ def snapshot(folder: Path) -> dict[str, bytes]:
     return {
         str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
     }
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def kill_at(patch: Any, commit: int) -> None:
+    """Raise Killed in place of the commit with this number, from 0, on local storage."""
+    real, seen = Storage._link, [0]
+
+    def link(self: Storage, temporary: Path, path: str) -> bool:
+        if seen[0] == commit:
+            raise Killed
+        seen[0] += 1
+        return real(self, temporary, path)
+
+    patch.setattr(Storage, "_link", link)

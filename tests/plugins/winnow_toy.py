@@ -8,14 +8,15 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
 from winnow.contracts.media import Media
 from winnow.contracts.parameters import effort, result
-from winnow.contracts.registry import register_global_stage, register_stage
+from winnow.contracts.registry import register_filter, register_global_stage, register_stage
 from winnow.contracts.stage import GlobalInputs, GlobalOutputs, GlobalStage, Stage, WorkerOptions
+from winnow.filters.rules import TopFraction
 
 TEXT = pa.schema({"text": pa.string()})
 
@@ -185,3 +186,61 @@ def note(log: str, stage: str, values: list[Any]) -> None:
     if log:
         with open(log, "a") as file:
             file.write(f"{stage} {len(values)}\n")
+
+
+@register_stage("toy_batch", version=1)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ToyBatch(Stage):
+    """Writes how many rows its batch had: wants ``rows`` of them at a time."""
+
+    rows: int
+    column: str = result("batch")
+
+    reads = TEXT
+
+    @property
+    def writes(self) -> pa.Schema:
+        return pa.schema({self.column: pa.int32(), f"{self.column}_error": pa.string()})
+
+    @property
+    def batch_rows(self) -> int | None:
+        return self.rows
+
+    def annotate(self, batch: pa.RecordBatch, state: Any, media: Media) -> pa.RecordBatch:
+        sizes = pa.array([batch.num_rows] * batch.num_rows, pa.int32())
+        errors = pa.nulls(batch.num_rows, pa.string())
+        return pa.RecordBatch.from_arrays([sizes, errors], schema=self.writes)
+
+
+@register_stage("toy_raise", version=1)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ToyRaise(Stage):
+    """Raises an ordinary exception on the texts in ``guilty``, while ``file`` is there."""
+
+    guilty: tuple[str, ...]
+    file: str = effort("")
+    log: str = effort("")
+
+    reads = TEXT
+    writes = pa.schema({"fine": pa.bool_(), "toy_raise_error": pa.string()})
+
+    def annotate(self, batch: pa.RecordBatch, state: Any, media: Media) -> pa.RecordBatch:
+        texts = batch.column("text").to_pylist()
+        note(self.log, "toy_raise", texts)
+        if not self.file or Path(self.file).exists():
+            bad = [t for t in texts if t in self.guilty]
+            if bad:
+                msg = f"no way to annotate {bad[0]}"
+                raise ValueError(msg)
+        errors = pa.nulls(len(texts), pa.string())
+        return pa.RecordBatch.from_arrays(
+            [pa.array([True] * len(texts)), errors], schema=self.writes
+        )
+
+
+@register_filter("toy_top")
+def toy_top(
+    *, column: str, fraction: float, over: Literal["unrepeated", "survivors"] = "unrepeated"
+) -> TopFraction:
+    """Keep the top fraction of any column."""
+    return TopFraction(column=column, fraction=fraction, over=over)

@@ -79,7 +79,9 @@ def test_a_bomb_is_no_picture() -> None:
     assert thumbnail(bytes(header)) is None
 
 
-@pytest.mark.parametrize("data", [b"", b"<html>no</html>", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"RIFF"])
+@pytest.mark.parametrize(
+    "data", [b"", b"<html>no</html>", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"RIFF"]
+)
 def test_what_is_no_picture_gives_none(data: bytes) -> None:
     assert thumbnail(data) is None
 

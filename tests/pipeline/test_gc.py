@@ -1,0 +1,164 @@
+"""gc removes what no recorded recipe uses, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from winnow_shards import snapshot, write_jsonl
+
+from winnow.contracts.errors import SetupError
+from winnow.pipeline.gc import collect, find_garbage
+from winnow.pipeline.run import RunReport
+from winnow.pipeline.storage import Storage
+
+Runner = Callable[..., RunReport]
+
+
+def recipe(path: Path, name: str, *, factor: int = 1, least: int = 2, extra: str = "") -> str:
+    return f"""
+name: {name}
+rows_per_shard: 4
+source: {{use: url_table, path: '{path}'}}
+stages:
+  toy_length: {{factor: {factor}}}
+  toy_rank: {{}}
+{extra}filters:
+  f: {{use: where, expression: "num_letters >= {least}", on_null: drop}}
+export:
+  train: {{rows_per_file: 5}}
+"""
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    table(folder / "a.parquet", 10)
+    return folder
+
+
+def table(path: Path, rows: int, start: int = 0) -> None:
+    texts = ["x" * (i % 5 + 1) + str(i) for i in range(start, start + rows)]
+    image = pa.array([b"\xff\xd8\xff" + t.encode() for t in texts], pa.large_binary())
+    pq.write_table(pa.table({"url": texts, "text": texts, "image": image}), path)
+
+
+def forget(workspace: Path, name: str) -> None:
+    """Delete a recipe's file in runs/."""
+    (found,) = [p for p in (workspace / "runs").glob("*.yaml") if f"name: {name}\n" in p.read_text()]
+    found.unlink()
+
+
+def test_what_a_forgotten_recipe_used_goes_and_the_rest_stays(
+    run: Runner, tmp_path: Path, data: Path
+) -> None:
+    workspace = tmp_path / "ws"
+    kept = recipe(data, "kept")
+    run(kept)
+    before = snapshot(workspace)
+    run(recipe(data, "gone", factor=3, least=5, extra="  toy_double: {}\n"))
+    run(recipe(data, "gone_too", least=3))
+    assert find_garbage(Storage(str(workspace))).names == tuple(
+        f"exporting/{p.name}" for p in sorted((workspace / "exporting").iterdir())
+    )
+    forget(workspace, "gone")
+    forget(workspace, "gone_too")
+    everything = snapshot(workspace)
+    storage = Storage(str(workspace))
+    garbage = find_garbage(storage)
+    assert snapshot(workspace) == everything
+    collect(storage, garbage)
+    after = snapshot(workspace)
+    removed = {n: b for n, b in everything.items() if n not in after}
+    assert garbage.size_bytes == sum(map(len, removed.values()))
+    unneeded = ("exporting/", "runs/_latest")
+    expected = {n: b for n, b in before.items() if not n.startswith(unneeded)}
+    assert {n: b for n, b in after.items() if not n.startswith(unneeded)} == expected
+    assert {n.split("/")[0] for n in removed} == {"columns", "ledger", "export", "exporting"}
+    report = run(kept)
+    assert (report.computed_rows, report.exit_code) == (0, 0)
+    assert find_garbage(storage).names == ()
+
+
+def test_shared_columns_stay_while_one_recipe_uses_them(
+    run: Runner, tmp_path: Path, data: Path
+) -> None:
+    workspace = tmp_path / "ws"
+    run(recipe(data, "one"))
+    run(recipe(data, "two", least=4))
+    forget(workspace, "one")
+    names = find_garbage(Storage(str(workspace))).names
+    assert sorted(n.split("/")[0] for n in names) == ["export", "exporting", "exporting", "ledger"]
+
+
+def test_a_file_that_was_not_read_yet_makes_nothing_garbage(
+    run: Runner, tmp_path: Path, data: Path
+) -> None:
+    """Else adding a file and tidying up would throw away every annotation."""
+    text = recipe(data, "one")
+    run(text)
+    table(data / "b.parquet", 4, start=50)
+    everything = snapshot(tmp_path / "ws")
+    with pytest.raises(SetupError, match=r"has source files that were not read yet, so nothing"):
+        find_garbage(Storage(str(tmp_path / "ws")))
+    assert snapshot(tmp_path / "ws") == everything
+    assert run(text).computed_rows == 4 + 14
+
+
+def test_a_file_that_changed_leaves_its_old_rows_as_garbage(
+    run: Runner, tmp_path: Path, data: Path
+) -> None:
+    text = recipe(data, "one")
+    run(text)
+    time.sleep(0.01)
+    table(data / "a.parquet", 6, start=4)
+    run(text)
+    names = find_garbage(Storage(str(tmp_path / "ws"))).names
+    kinds = [n.split("/")[0] if not n.startswith("rows/_") else "index" for n in names]
+    assert {k: kinds.count(k) for k in kinds} == {
+        "columns": 1,  # toy_rank over the old pool
+        "export": 1,
+        "exporting": 2,
+        "index": 1,
+        "ledger": 1,
+        "rows": 3,
+    }
+
+
+def test_what_a_killed_run_left_goes_after_an_hour(
+    run: Runner, tmp_path: Path, data: Path
+) -> None:
+    workspace = tmp_path / "ws"
+    run(recipe(data, "one"))
+    (folder,) = workspace.glob("columns/toy_length-*")
+    for name, age in (("old", 7200), ("new", 0)):
+        path = folder / f".tmp-{name}"
+        path.write_bytes(b"half")
+        os.utime(path, (time.time() - age, time.time() - age))
+    names = find_garbage(Storage(str(workspace))).names
+    assert [n for n in names if ".tmp-" in n] == [f"columns/{folder.name}/.tmp-old"]
+
+
+@pytest.mark.parametrize("how", ["source", "recipe"])
+def test_a_recipe_that_cannot_be_followed_stops_it(
+    run: Runner, tmp_path: Path, data: Path, how: str
+) -> None:
+    run(recipe(data, "one"))
+    if how == "source":
+        (data / "a.parquet").unlink()
+    else:
+        (tmp_path / "ws" / "runs" / "x.yaml").write_text("name: x\nsource: {use: nothing}\n")
+    with pytest.raises(SetupError, match=r"runs/\w+.yaml cannot be followed, so nothing is removed"):
+        find_garbage(Storage(str(tmp_path / "ws")))
+
+
+def test_a_folder_that_is_no_workspace_is_refused(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "mine" / "columns" / "f", ["x"])
+    with pytest.raises(SetupError, match="does not look like a workspace"):
+        find_garbage(Storage(str(tmp_path / "mine")))

@@ -1,0 +1,342 @@
+"""Selection against a row-by-row evaluation in plain Python."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from winnow_shards import put_rows, rows_table, uids, write_jsonl
+
+from winnow.contracts.errors import ShardError
+from winnow.contracts.stage import WorkerOptions
+from winnow.filters._parse import parse_expression
+from winnow.filters.rules import PriorityCover, TopFraction
+from winnow.pipeline.arrow_files import from_file
+from winnow.pipeline.columns import SOURCE, ColumnSet
+from winnow.pipeline.plan import make_plan
+from winnow.pipeline.recipe import FilterEntry, OnNull, parse_recipe
+from winnow.pipeline.run import RunReport
+from winnow.pipeline.selection import SelectUnit, _Selector, select_unit
+from winnow.pipeline.shards import Shard
+from winnow.pipeline.storage import Storage
+from winnow.pipeline.units import WorkerContext
+from winnow.pipeline.work import State
+
+Row = dict[str, Any]
+SCHEMA = {
+    "score": pa.float32(),
+    "count": pa.int32(),
+    "word": pa.string(),
+    "repeated_row": pa.bool_(),
+    "near": pa.list_(pa.binary(16)),
+}
+
+
+def number(value: float | None) -> float | None:
+    return None if value is None or math.isnan(value) else value
+
+
+def both(left: bool | None, right: bool | None) -> bool | None:
+    if left is False or right is False:
+        return False
+    return None if left is None or right is None else True
+
+
+def above(row: Row) -> bool | None:
+    score = number(row["score"])
+    return None if score is None else score >= 0.5
+
+
+def few(row: Row) -> bool | None:
+    return None if row["count"] is None else row["count"] < 3
+
+
+def is_a(row: Row) -> bool | None:
+    return None if row["word"] is None else row["word"] == "a"
+
+
+PREDICATES: dict[str, tuple[str, Callable[[Row], bool | None]]] = {
+    "above": ("score >= 0.5", above),
+    "few": ("count < 3", few),
+    "is_a": ("word == 'a'", is_a),
+    "both": ("score >= 0.5 and count < 3", lambda r: both(above(r), few(r))),
+    "there": ("word is not None", lambda r: r["word"] is not None),
+    "not": ("not (count < 3)", lambda r: None if few(r) is None else not few(r)),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A filter: a predicate by name, or a rank."""
+
+    name: str
+    on_null: OnNull
+    fraction: float = 0.0
+    over: Any = "unrepeated"
+
+    def entry(self, index: int) -> FilterEntry:
+        key = f"{self.name}{index}"
+        if self.name == "top":
+            rule = TopFraction(column="score", fraction=self.fraction, over=self.over)
+            return FilterEntry(key=key, rule=rule, on_null=self.on_null)
+        rule_ = parse_expression(PREDICATES[self.name][0])
+        return FilterEntry(key=key, rule=rule_, on_null=self.on_null)
+
+
+ROWS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "score": st.sampled_from([None, math.nan, -math.inf, -1.0, 0.25, 0.5, 0.9, 1.0]),
+            "count": st.none() | st.integers(0, 5),
+            "word": st.sampled_from([None, "a", "b", ""]),
+            "repeated_row": st.booleans(),
+            "near": st.just([]),
+        }
+    ),
+    max_size=14,
+)
+CASES = st.lists(
+    st.builds(
+        Case,
+        name=st.sampled_from([*PREDICATES, "top", "top"]),
+        on_null=st.sampled_from(["keep", "drop"]),
+        fraction=st.sampled_from([0.0, 0.1, 0.3, 0.5, 1.0]),
+        over=st.sampled_from(["unrepeated", "survivors"]),
+    ),
+    max_size=4,
+)
+
+
+def naive_threshold(case: Case, rows: list[Row], alive: list[bool]) -> float | None:
+    """DataComp: sort descending, take the value at int(n * fraction)."""
+    if case.over == "survivors":
+        pool = [r for r, a in zip(rows, alive, strict=True) if a]
+    else:
+        pool = [r for r in rows if not r["repeated_row"]]
+    scores = sorted((s for r in pool if (s := number(r["score"])) is not None), reverse=True)
+    if not scores:
+        return None
+    return scores[min(int(len(scores) * case.fraction), len(scores) - 1)]
+
+
+def naive(rows: list[Row], cases: list[Case]) -> tuple[list[int | None], list[Row]]:
+    """Return for every row the index of the filter that dropped it, and the funnel."""
+    refused: list[list[bool]] = []
+    funnel = []
+    for case in cases:
+        alive = [not any(r[i] for r in refused) for i in range(len(rows))]
+        if case.name == "top":
+            least = naive_threshold(case, rows, alive)
+            values = [
+                None if least is None or number(r["score"]) is None else r["score"] >= least
+                for r in rows
+            ]
+        else:
+            values = [PREDICATES[case.name][1](r) for r in rows]
+        refused.append([(v is None and case.on_null == "drop") or v is False for v in values])
+        funnel.append({"null": sum(v is None for v in values)})
+    reasons = [next((k for k, r in enumerate(refused) if r[i]), None) for i in range(len(rows))]
+    left = len(rows)
+    for k, entry in enumerate(funnel):
+        entry["dropped"] = reasons.count(k)
+        left -= entry["dropped"]
+        entry["kept"] = left
+        entry["only"] = sum(
+            refused[k][i] and sum(r[i] for r in refused) == 1 for i in range(len(rows))
+        )
+    return reasons, funnel
+
+
+def select(
+    folder: Path, rows: list[Row], filters: list[FilterEntry], cut: int
+) -> tuple[dict[str, Any], list[Row], list[Shard]]:
+    """Run the unit on rows cut into shards of ``cut``; return summary, ledger and shards."""
+    storage = Storage(str(folder))
+    shards = []
+    for start in range(0, len(rows), cut):
+        part = rows[start : start + cut]
+        names = range(start, start + len(part))
+        columns = {n: pa.array([r[n] for r in part], k) for n, k in SCHEMA.items()}
+        shards.append(put_rows(storage, rows_table(uids(*names), columns), start))
+    unit = SelectUnit(
+        storage=storage,
+        selection="s",
+        filters=tuple(filters),
+        sets=(ColumnSet(writer=SOURCE, folder="rows", schema=pa.schema(SCHEMA)),),
+        shards=tuple(shards),
+        patches={},
+    )
+    (folder / "scratch").mkdir(parents=True)
+    unit.run(WorkerContext(WorkerOptions(), folder / "scratch"))
+    ledger = [
+        row
+        for shard in shards
+        for row in from_file(storage.parquet(f"ledger/s/{shard.id}.parquet").read()).to_pylist()
+    ]
+    return json.loads(storage.read("ledger/s/_ledger.json")), ledger, shards
+
+
+@given(ROWS, CASES, st.integers(1, 5))
+@settings(max_examples=60, deadline=None)
+def test_the_ledger_is_that_of_a_plain_evaluation_however_rows_are_cut(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[Row], cases: list[Case], cut: int
+) -> None:
+    rows = [r | {"score": None if r["score"] is None else float(np.float32(r["score"]))} for r in rows]
+    filters = [case.entry(i) for i, case in enumerate(cases)]
+    summary, ledger, shards = select(tmp_path_factory.mktemp("s"), rows, filters, cut)
+    reasons, funnel = naive(rows, cases)
+    names = [f.key for f in filters]
+    assert [r["filter"] for r in ledger] == [None if k is None else names[k] for k in reasons]
+    assert [r["outcome"] for r in ledger] == [
+        "kept" if k is None else "dropped" for k in reasons
+    ]
+    assert [r["uid"] for r in ledger] == uids(*range(len(rows))).to_pylist()
+    found = [{k: f[k] for k in ("null", "dropped", "kept", "only")} for f in summary["funnel"]]
+    assert found == funnel
+    assert summary["rows"] == len(rows) == summary["kept"] + summary["dropped"]
+    assert summary["kept"] == reasons.count(None) == sum(summary["kept_per_shard"])
+    assert summary["shards"] == [s.id for s in shards]
+
+
+def row(score: float | None = None, **more: Any) -> Row:
+    return {"score": score, "count": 0, "word": "a", "repeated_row": False, "near": []} | more
+
+
+def test_a_dropped_row_says_on_which_value_against_which_threshold(tmp_path: Path) -> None:
+    rows = [row(0.25), row(1.0, count=7), row(None), row(0.75)]
+    filters = [
+        FilterEntry(key="f", rule=parse_expression("score > 0.1 and count < 3"), on_null="drop"),
+        FilterEntry(key="top", rule=TopFraction(column="score", fraction=0.4), on_null="drop"),
+    ]
+    _, ledger, _ = select(tmp_path, rows, filters, 2)
+    assert [r["filter"] for r in ledger] == ["top", "f", "f", None]
+    assert [json.loads(r["value"]) if r["value"] else None for r in ledger] == [
+        {"score": 0.25},
+        {"count": 7, "score": 1.0},
+        {"count": 0, "score": None},
+        None,
+    ]
+    top = "score >= 0.75 (score in the top 0.4 of unrepeated rows)"
+    assert ledger[0]["threshold"] == top
+    assert ledger[1]["threshold"] == "score > 0.1 and count < 3"
+    assert ledger[3]["threshold"] is None
+
+
+def test_infinite_values_are_valid_json(tmp_path: Path) -> None:
+    filters = [FilterEntry(key="f", rule=parse_expression("score > 0"), on_null="drop")]
+    _, ledger, _ = select(tmp_path, [row(-math.inf)], filters, 1)
+    assert json.loads(ledger[0]["value"], parse_constant=lambda name: name + "!") == {
+        "score": "-inf"
+    }
+
+
+def test_a_cover_names_the_row_that_stays(tmp_path: Path) -> None:
+    near = [uids(i).to_pylist() for i in range(4)]
+    rows = [
+        row(0.1, near=near[1]),
+        row(0.9, near=near[0] + near[2]),
+        row(0.5, near=near[1]),
+        row(0.2, near=None),
+    ]
+    rule = PriorityCover(neighbors="near", prefer=(("score", "largest"),))
+    below = FilterEntry(key="above", rule=parse_expression("score < 0.8"), on_null="drop")
+    cover = FilterEntry(key="cover", rule=rule, on_null="keep")
+    summary, ledger, _ = select(tmp_path / "a", rows, [cover], 3)
+    assert [r["duplicate_of"] for r in ledger] == [near[1][0], None, near[1][0], None]
+    assert [r["filter"] for r in ledger] == ["cover", None, "cover", None]
+    assert json.loads(ledger[0]["value"]) == {"score": 0.1}
+    assert summary["funnel"][0]["dropped"] == 2
+    _, ledger, _ = select(tmp_path / "b", rows, [below, cover], 3)
+    assert [r["filter"] for r in ledger] == [None, "above", None, None]
+
+
+def test_no_rows_and_no_filters(tmp_path: Path) -> None:
+    summary, ledger, _ = select(tmp_path / "a", [], [Case("top", "drop", 0.5).entry(0)], 1)
+    assert (summary["rows"], summary["kept"], summary["shards"], ledger) == (0, 0, [], [])
+    summary, ledger, _ = select(tmp_path / "b", [row(), row()], [], 1)
+    assert (summary["kept"], summary["funnel"]) == (2, [])
+    assert [r["outcome"] for r in ledger] == ["kept", "kept"]
+
+
+def test_a_ledger_that_does_not_balance_fails_the_unit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A filter that forgets a row it refused must not go unseen."""
+    def miscounts(self: _Selector, *arguments: Any) -> Any:
+        ledger, alive = ledger_of(self, *arguments)
+        return ledger, np.zeros(len(alive), bool)
+
+    ledger_of = _Selector._ledger
+    monkeypatch.setattr(_Selector, "_ledger", miscounts)
+    with pytest.raises(ShardError, match="does not balance: 2 read, 0 kept, 0 dropped") as caught:
+        select(tmp_path, [row(), row()], [Case("there", "drop").entry(0)], 1)
+    assert not caught.value.retryable
+    assert not (tmp_path / "ledger" / "s" / "_ledger.json").exists()
+
+
+RECIPE = """
+name: s
+rows_per_shard: 4
+source: {{use: url_table, path: '{path}'}}
+stages:
+  toy_length: {{{length}}}
+  toy_double: {{{double}}}
+filters:
+  {first}: {{use: where, expression: "num_letters >= {minimum}", on_null: {on_null}}}
+  second: {{use: where, expression: "text != 'x'", on_null: drop}}
+"""
+
+
+def selection(tmp_path: Path, **parts: Any) -> str:
+    path = tmp_path / "in.jsonl"
+    if not path.exists():
+        write_jsonl(path, ["a", "bb"])
+    parts = {"path": path, "length": "", "double": "", "minimum": 5, "on_null": "drop"} | parts
+    plan = make_plan(parse_recipe(RECIPE.format(**{"first": "long"} | parts)))
+    storage = Storage(str(tmp_path / "ws"))
+    shard = Shard(id="a", content_id="a", num_rows=2, file="f", first_row=0)
+    state = State(plan=plan, storage=storage, shards=(shard,))
+    for entry in plan.recipe.stages:
+        state.enter(entry.key)
+    if parts.get("patched"):
+        state.present["toy_length"]["a"] |= {"", "r7"}
+    return select_unit(state).selection
+
+
+def test_a_selection_is_named_by_what_decides_it(tmp_path: Path) -> None:
+    base = selection(tmp_path)
+    changes: list[dict[str, Any]] = [
+        {"minimum": 6},
+        {"on_null": "keep"},
+        {"first": "other"},
+        {"length": "factor: 2"},
+        {"length": "when: \"text != 'y'\""},
+        {"patched": True},
+    ]
+    found = [selection(tmp_path, **c) for c in changes]
+    assert len({base, *found}) == len(changes) + 1
+    assert selection(tmp_path, length="log: somewhere") == base
+    assert selection(tmp_path, double="log: x, when: 'num_letters > 3'") == base
+
+
+def test_the_order_of_filters_is_the_order_of_reasons(
+    run: Callable[..., RunReport], tmp_path: Path
+) -> None:
+    write_jsonl(tmp_path / "in.jsonl", ["x", "yy", "yyyyyy", None])
+    report = run(
+        RECIPE.format(
+            path=tmp_path / "in.jsonl", length="", double="", minimum=3, on_null="keep", first="l"
+        )
+    )
+    funnel = [(f["filter"], f["dropped"], f["only"], f["null"]) for f in report.summary["funnel"]]
+    assert funnel == [("l", 2, 1, 1), ("second", 1, 1, 1)]
+    assert report.summary["kept"] == 1
