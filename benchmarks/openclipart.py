@@ -231,16 +231,20 @@ def demo(arguments: argparse.Namespace) -> None:
         if arguments.executor:
             common += ["--executor", arguments.executor]
         printed = _winnow("run", "recipes/openclipart-cheap.yaml", *common)
-        if not (model / "model.safetensors").is_file():
-            _train(workspace / _export_folder(printed), model, arguments)
+        _train(_export_folder(printed), model, arguments)
         scorer = ["--set", f"stages.clip_score.model={model}"]
         _winnow("run", "recipes/openclipart.yaml", *common, *scorer)
 
 
 def _train(shards: Path, model: Path, arguments: argparse.Namespace) -> None:
-    samples, vocabulary = str(arguments.samples), str(arguments.vocabulary)
-    sizes = ["--samples", samples, "--vocabulary", vocabulary]
-    _winnow("train", "contrastive", str(shards), "--out", str(model), *sizes)
+    """Train unless the model is younger than its data."""
+    weights = model / "model.safetensors"
+    if weights.is_file() and weights.stat().st_mtime > (shards / "sizes.json").stat().st_mtime:
+        print(f"{model} is there; remove it to train again")
+        return
+    sizes = ["--samples", str(arguments.samples), "--vocabulary", str(arguments.vocabulary)]
+    threads = ["--threads", str(arguments.threads)]
+    _winnow("train", "contrastive", str(shards), "--out", str(model), *sizes, *threads)
 
 
 def _winnow(*words: str) -> str:
@@ -258,12 +262,13 @@ def _winnow(*words: str) -> str:
     return "".join(lines)
 
 
-def _export_folder(printed: str) -> str:
-    """Return the export's folder within the workspace, from what ``winnow run`` printed."""
-    found = re.search(r"^export \w+: .*?(export/\S+)$", printed, re.MULTILINE)
+def _export_folder(printed: str) -> Path:
+    """Return the export's folder from what ``winnow run`` printed."""
+    found = re.search(r"^export \w+: (.+)$", printed, re.MULTILINE)
     if found is None:
-        raise SystemExit("winnow run printed no export")  # noqa: EM101
-    return found[1]
+        msg = "winnow run printed no export"
+        raise SystemExit(msg)
+    return Path(found[1])
 
 
 def build_command(arguments: argparse.Namespace) -> None:
@@ -293,8 +298,9 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--folder", default="data/openclipart/images", help="what to serve")
     parser.add_argument("--port", type=int, default=0, help="0: any free port")
     parser.add_argument("--runs", default="runs", help="folder of the workspace and the model")
-    parser.add_argument("--samples", type=int, default=60_000, help="pairs seen in training")
+    parser.add_argument("--samples", type=int, default=30_000, help="pairs seen in training")
     parser.add_argument("--vocabulary", type=int, default=4096, help="tokens of the scorer")
+    parser.add_argument("--threads", type=int, default=2, help="of the training")
     parser.add_argument("--executor", choices=["auto", "ray", "inprocess"], help="of both runs")
     arguments = parser.parse_args(words)
     if arguments.command == "serve":

@@ -67,6 +67,8 @@ def _stage_lines(plan: Plan, state: State | None, key: str) -> Iterator[str]:
         left = state.missing(key)
         total = sum(s.num_rows for s in state.contents)
         status = "cached" if not left else f"will run on {left:,} of {total:,} rows"
+        if not left and (rows := state.regated(key)):
+            status = f"cached under another gate: will run on what this one adds in {rows:,} rows"
         status += f" [{state.fingerprints[key][:12]}]"
     when = f" when {entry.when}" if entry.when is not None else ""
     use = "" if entry.stage.name == key else f" ({entry.stage.name})"
@@ -150,7 +152,7 @@ def explain(
 ) -> list[RowStory]:
     """Return the story of each row with this uid (hex; a prefix of 6 or more is enough)."""
     wanted = uid.replace("-", "").lower()
-    if len(wanted) < 6 or any(c not in "0123456789abcdef" for c in wanted):
+    if not 6 <= len(wanted) <= 32 or any(c not in "0123456789abcdef" for c in wanted):
         msg = f"{uid!r} is not a uid: 6 to 32 hexadecimal digits"
         raise SetupError(msg)
     stories = []

@@ -74,6 +74,7 @@ class _Slot:
     progress: Callable[[int], None] | None = None
     polled: Any = None
     began: float = 0.0
+    shown: int = 0
 
 
 class RayExecutor(Executor):
@@ -135,6 +136,7 @@ class RayExecutor(Executor):
     def submit(self, unit: Unit, progress: Callable[[int], None]) -> None:
         slot = next(s for s in self._pools[unit.resources] if s.answered and s.unit is None)
         slot.unit, slot.progress, slot.began = unit, progress, time.monotonic()
+        slot.shown = 0
         slot.call = slot.actor.run.remote(unit)
 
     def wait(self, timeout_s: float) -> list[tuple[Unit, Outcome]]:
@@ -187,6 +189,8 @@ class RayExecutor(Executor):
         call, slot.unit, slot.call, slot.polled = slot.call, None, None, None
         try:
             result: Outcome = ray.get(call)
+            if isinstance(result, UnitResult) and slot.progress and result.rows > slot.shown:
+                slot.progress(result.rows - slot.shown)
             return result
         except RayActorError as error:
             self._replace(shape, slot)
@@ -210,6 +214,7 @@ class RayExecutor(Executor):
                     rows = 0
                 slot.polled = None
                 if rows:
+                    slot.shown += rows
                     slot.progress(rows)
 
     def _check_ready(self, slot: _Slot, shape: Resources) -> None:

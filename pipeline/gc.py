@@ -44,6 +44,9 @@ def find_garbage(storage: Storage) -> Garbage:
         for name in (f"{folder}/{n}" for n in storage.names(folder))
         if name not in keep
     ]
+    for folder in (f"columns/{n}" for n in storage.names("columns")):
+        if folder in used:
+            found += _old_shards(storage, folder, used)
     found += [n for n in (f"{ROWS}/{n}" for n in storage.names(ROWS)) if _is_unused_row(n, used)]
     found += [n for n in (f"{FILES}/{n}" for n in storage.names(FILES)) if n not in used]
     found += [f"{WORK}/{n}" for n in storage.names(WORK) if _is_done(storage, n, used)]
@@ -82,13 +85,21 @@ def _used_by(storage: Storage, name: str) -> set[str]:
     state = State(plan=plan, storage=storage, shards=shards)
     for entry in recipe.stages:
         state.enter(entry.key)
-    used |= {s.folder for s in state.sets.values()}
+    for columns in state.sets.values():
+        used.add(columns.folder)
+        used |= {columns.file(s).removesuffix(".parquet") for s in shards}
     selection = select_unit(state).selection
     used.add(f"ledger/{selection}")
     if storage.exists(f"ledger/{selection}/{SUMMARY}"):
         summary = json.loads(storage.read(f"ledger/{selection}/{SUMMARY}"))
         used |= {plan_export(state, e, summary).job.folder for e in recipe.exports}
     return used
+
+
+def _old_shards(storage: Storage, folder: str, used: set[str]) -> list[str]:
+    """Files of shards that no source has any more, in a folder of columns that is used."""
+    names = [n for n in storage.names(folder) if n.endswith(".parquet")]
+    return [f"{folder}/{n}" for n in names if f"{folder}/{n.partition('.')[0]}" not in used]
 
 
 def _is_unused_row(name: str, used: set[str]) -> bool:

@@ -211,7 +211,7 @@ class _Run:
             recipe_yaml=recipe.to_yaml(),
             selection=self.report.selection,
             schema=manifest_schema(plan.job.annotations),
-            funnel=tuple(summary["funnel"]),
+            funnel=tuple({**f, "description": f["rule"]} for f in summary["funnel"]),
             rows_read=int(summary["rows"]),
             rows_kept=rows,
             license=recipe.license,

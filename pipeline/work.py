@@ -128,6 +128,17 @@ class State:
         there = self.present[key]
         return sum(s.num_rows for s in self.contents if "" not in there.get(s.content_id, ()))
 
+    def regated(self, key: str) -> int:
+        """Return the rows of shards on which a stage's gate is new: it may select more of them."""
+        entry = self.plan.entry(key)
+        if entry.is_global:
+            return 0
+        return sum(
+            s.num_rows
+            for s in self.contents
+            if "" in self._suffixes(key, s) and self._has_new_gate(entry, s)
+        )
+
     def missing_pass(self, pass_: Pass) -> int:
         """Return how many rows a pass has still to see."""
         return sum(
@@ -215,15 +226,18 @@ class State:
 
     def _gate(self, shard: Shard, pass_: Pass) -> Unit | None:
         for entry in pass_.entries:
-            suffixes = self._suffixes(entry.key, shard)
-            if entry.when is None and not any(s.startswith("g") for s in suffixes):
-                continue
-            marker = self._marker(entry, shard)
-            if marker not in suffixes:
+            if self._has_new_gate(entry, shard):
                 number = self._new_number(entry.key, shard)
-                tasks = [self._task(entry, marker, ())]
+                tasks = [self._task(entry, self._marker(entry, shard), ())]
                 return self._unit(shard, pass_, tasks, "gate", number)
         return None
+
+    def _has_new_gate(self, entry: StageEntry, shard: Shard) -> bool:
+        """Whether rows that another gate left were not looked at under this one (or none)."""
+        suffixes = self._suffixes(entry.key, shard)
+        if entry.when is None and not any(s.startswith("g") for s in suffixes):
+            return False
+        return self._marker(entry, shard) not in suffixes
 
     def _retry(self, shard: Shard, pass_: Pass) -> Unit | None:
         if not self.retry_failed:

@@ -67,7 +67,7 @@ class Download(Stage):
         download_failed      engine img2dataset only: an error text that fits none of these
 
     engine="img2dataset" downloads with that package's own code (extra ``img2dataset``), which
-    keeps few of these rules (docs: DESIGN, Fetching) and so needs unsafe_fetch=true. It honours
+    keeps few of these rules (docs/guide.md, Fetching) and so needs unsafe_fetch=true. It honours
     X-Robots-Tag but no robots.txt, reads whole bodies before max_bytes is looked at, follows
     redirects anywhere, and counts timeout_s anew for each read.
 

@@ -1,4 +1,4 @@
-"""Fetching untrusted URLs from inside somebody's network. DESIGN.md, "Fetching", is its contract.
+"""Fetching untrusted URLs from inside somebody's network: docs/guide.md, "Fetching".
 
 addresses   which addresses are public; resolver and socket maker that enforce it
 urls        text to a URL that may be asked for

@@ -46,11 +46,9 @@ def croissant(layout: Layout, context: ExportContext) -> Json:
     media = PARQUET if layout.format == "parquet" else TAR
     distribution = [_file(f, media) for f in layout.data_files]
     records: list[Json] = []
-    if layout.format == "parquet":
-        sets, records = _parquet_records(layout)
-    else:
-        sets, records = _tar_records(layout)
-    distribution += sets
+    if layout.data_files:
+        sets, records = (_parquet_records if layout.format == "parquet" else _tar_records)(layout)
+        distribution += sets
     if layout.manifest is not None:
         distribution.append(_file(layout.manifest, PARQUET))
         records.append(_manifest_records(context.schema, layout.manifest.name))

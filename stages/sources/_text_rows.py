@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple, NoReturn, cast
 import pyarrow as pa
 
 from winnow.contracts.errors import ShardError
-from winnow.stages.sources._files import open_file, printable
+from winnow.stages.sources._files import is_local, open_file, printable
 
 TextFormat = Literal["csv", "tsv", "jsonl", "txt"]
 
@@ -61,7 +61,8 @@ def open_stream(path: str) -> BinaryIO:
             return cast(BinaryIO, lzma.LZMAFile(raw))
         case "zst":
             return cast(BinaryIO, io.BufferedReader(pa.CompressedInputStream(raw, "zstd")))
-    return raw
+    # fsspec's own readline takes no size.
+    return raw if is_local(path) else cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, raw)))
 
 
 def fail(path: str, problem: str, *, line: int = 0, retryable: bool = False) -> NoReturn:

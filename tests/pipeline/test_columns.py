@@ -115,9 +115,7 @@ def test_a_damaged_file_is_named_with_what_to_do(tmp_path: Path) -> None:
 
 
 @given(
-    st.lists(
-        st.dictionaries(st.integers(0, ROWS - 1), st.none() | st.integers(0, 99)), max_size=4
-    ),
+    st.lists(st.dictionaries(st.integers(0, ROWS - 1), st.none() | st.integers(0, 99)), max_size=4),
     st.sets(st.integers(0, ROWS - 1)),
 )
 @settings(max_examples=30, deadline=None)
@@ -160,7 +158,13 @@ def test_a_gate_on_a_gated_column_sees_it_gated(tmp_path: Path) -> None:
     ws = Workspace(tmp_path)
     ws.stage("s", list(range(ROWS)), when="n >= 4")
     ws.stage("t", list(range(ROWS)), when="score < 6", name="after")
-    assert ws.reader().read(["after"]).column("after").to_pylist() == [*[None] * 4, 4, 5, None, None]
+    assert ws.reader().read(["after"]).column("after").to_pylist() == [
+        *[None] * 4,
+        4,
+        5,
+        None,
+        None,
+    ]
 
 
 def media(folder: Path, datas: list[bytes]) -> tuple[Workspace, Path]:

@@ -28,7 +28,9 @@ from winnow.pipeline.units import Unit, WorkerContext
 Runner = Callable[..., RunReport]
 
 
-def pictures(path: Path, rows: int = 40, repeat: dict[int, int] | None = None) -> list[dict[str, Any]]:
+def pictures(
+    path: Path, rows: int = 40, repeat: dict[int, int] | None = None
+) -> list[dict[str, Any]]:
     """A table with image bytes; row i of ``repeat`` says what row repeat[i] says."""
     said = [(repeat or {}).get(i, i) for i in range(rows)]
     found = [
@@ -201,10 +203,7 @@ def test_who_does_the_work_and_when_changes_no_byte(
     [
         "rows_per_file: 5",
         "rows_per_file: 5, shuffle: global",
-        pytest.param(
-            "use: parquet",
-            marks=pytest.mark.xfail(strict=True, reason="_croissant knows no payload of no file"),
-        ),
+        "use: parquet",
     ],
 )
 def test_no_row_is_kept(run: Runner, tmp_path: Path, export: str) -> None:
@@ -237,9 +236,7 @@ def test_an_export_changes_with_what_is_in_it(run: Runner, tmp_path: Path) -> No
     assert {m["n"] for m in narrow if m["num_letters"] is not None} <= set(range(9, 40))
 
 
-def test_a_run_killed_at_any_commit_ends_with_the_same_bytes(
-    run: Runner, tmp_path: Path
-) -> None:
+def test_a_run_killed_at_any_commit_ends_with_the_same_bytes(run: Runner, tmp_path: Path) -> None:
     """Every commit of a run with a source, a stage, a selection and an export, one by one."""
     path = tmp_path / "t.parquet"
     pictures(path, rows=12, repeat={11: 8})
@@ -265,7 +262,9 @@ def test_a_run_killed_at_any_commit_ends_with_the_same_bytes(
     assert killed > 12
 
 
-@pytest.mark.parametrize(("rows", "limit"), [(1, 1), (10, 10), (11, 10), (29, 10), (7, 3), (100, 7)])
+@pytest.mark.parametrize(
+    ("rows", "limit"), [(1, 1), (10, 10), (11, 10), (29, 10), (7, 3), (100, 7)]
+)
 def test_a_bucket_is_cut_into_nearly_equal_files(rows: int, limit: int) -> None:
     cuts = _cuts(rows, limit)
     assert sum(cuts) == rows

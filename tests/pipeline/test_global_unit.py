@@ -64,9 +64,7 @@ def unit(folder: Path, how: str = "", cuts: tuple[int, ...] = (3, 1, 2)) -> Glob
         columns=ColumnSet(
             writer="place", folder="columns/place", schema=Place().writes, is_global=True
         ),
-        sets=(
-            ColumnSet(writer=SOURCE, folder="rows", schema=pa.schema({"text": pa.string()})),
-        ),
+        sets=(ColumnSet(writer=SOURCE, folder="rows", schema=pa.schema({"text": pa.string()})),),
         shards=tuple(shards),
         record={"stage": "place"},
     )

@@ -106,9 +106,7 @@ def test_a_gate_leaves_nulls_with_a_code_and_a_marker(bench: Bench) -> None:
     assert [r["toy_length_error"] for r in rows] == [*["not_selected"] * 4, None, None, None]
     assert (bench.scratch / "log").read_text() == "toy_length 3\n"
     assert result.committed == (("l", ""), ("l", "gabc"))
-    assert bench.files() == [
-        f"columns/l/S{s}.parquet" for s in (".gabc", ".gated", "")
-    ]
+    assert bench.files() == [f"columns/l/S{s}.parquet" for s in (".gabc", ".gated", "")]
 
 
 def test_a_gate_that_selects_nothing_is_a_whole_file(bench: Bench) -> None:
@@ -124,9 +122,7 @@ def test_a_widened_gate_patches_only_what_it_adds(bench: Bench) -> None:
     patch = bench.read(f"l/{bench.shard.id}.r65537.parquet")
     assert [(r["row"], r["num_letters"]) for r in patch] == [(3, 4), (4, 5)]
     assert result.committed == (("l", "r65537"), ("l", "g2"))
-    again = bench.run(
-        bench.unit(wide, mode="gate", number=65538, patches={"l": (65537,)})
-    )
+    again = bench.run(bench.unit(wide, mode="gate", number=65538, patches={"l": (65537,)}))
     assert (again.rows, again.committed) == (0, (("l", "g2"),))
 
 

@@ -21,7 +21,9 @@ IMAGES = """  download: {}
 """
 
 
-def plan(folder: Path, stages: str = "", filters: str = "", export: str = "", source: str = "") -> Plan:
+def plan(
+    folder: Path, stages: str = "", filters: str = "", export: str = "", source: str = ""
+) -> Plan:
     data = folder / "in.jsonl"
     data.write_text(json.dumps({"url": "u", "text": "t", "num_words": 3}) + "\n")
     text = f"name: p\nsource: {{use: url_table, path: '{data}'{source}}}\n"
@@ -32,7 +34,7 @@ def plan(folder: Path, stages: str = "", filters: str = "", export: str = "", so
 
 
 def where(key: str, expression: str) -> str:
-    return f"  {key}: {{use: where, expression: \"{expression}\", on_null: drop}}\n"
+    return f'  {key}: {{use: where, expression: "{expression}", on_null: drop}}\n'
 
 
 COVER = "  cover: {use: drop_near_duplicates, on_null: keep}\n"
@@ -51,7 +53,7 @@ WRONG = {
     "written later": (
         "  toy_double: {}\n  toy_length: {}\n",
         "",
-        r"toy_double reads the column 'num_letters', which toy_length writes: put toy_length before",
+        r"reads the column 'num_letters', which toy_length writes: put toy_length before it",
     ),
     "written twice": (
         "  toy_length: {}\n  again: {use: toy_length}\n",
@@ -69,21 +71,25 @@ WRONG = {
         r"stages.b writes the column 'uid', which every row already has",
     ),
     "gate on a missing column": (
-        "  toy_length: {when: \"num_leters > 3\"}\n",
+        '  toy_length: {when: "num_leters > 3"}\n',
         "",
         r"stages.toy_length.when: there is no column 'num_leters'",
     ),
     "gate on its own column": (
-        "  toy_length: {when: \"num_letters > 3\"}\n",
+        '  toy_length: {when: "num_letters > 3"}\n',
         "",
         r"stages.toy_length.when: there is no column 'num_letters'",
     ),
     "gate that is no condition": (
-        "  toy_length: {when: \"length(text)\"}\n",
+        '  toy_length: {when: "length(text)"}\n',
         "",
         r"stages.toy_length.when: length\(text\) is a number, not a condition",
     ),
-    "filter on a missing column": ("", where("f", "score > 1"), r"filters.f: there is no column 'score'"),
+    "filter on a missing column": (
+        "",
+        where("f", "score > 1"),
+        r"filters.f: there is no column 'score'",
+    ),
     "filter with other types": (
         "  toy_length: {}\n",
         where("f", "num_letters > 'a'"),
@@ -99,7 +105,11 @@ WRONG = {
         "  top: {use: toy_top, column: device, fraction: 0.3, on_null: drop}\n",
         r"filters.top: device is string, not a number",
     ),
-    "cover on a missing column": ("", COVER, r"filters.cover reads .*near_duplicates.*nothing writes"),
+    "cover on a missing column": (
+        "",
+        COVER,
+        r"filters.cover reads .*near_duplicates.*nothing writes",
+    ),
     "cover not last": (
         IMAGES,
         COVER + where("f", "width > 3"),
@@ -165,7 +175,7 @@ def keys(made: Plan) -> list[tuple[str, ...] | str]:
             [("toy_length", "toy_fetch"), ("toy_fetched_length",)],
         ),
         (
-            "  toy_length: {}\n  toy_double: {when: \"num_letters > 1\"}\n",
+            '  toy_length: {}\n  toy_double: {when: "num_letters > 1"}\n',
             [("toy_length",), ("toy_double",)],
         ),
         (
@@ -178,7 +188,8 @@ def keys(made: Plan) -> list[tuple[str, ...] | str]:
         ),
         ("  toy_length: {}\n  toy_gpu: {}\n", [("toy_length",), ("toy_gpu",)]),
         (
-            "  a: {use: toy_batch, rows: 8, column: a}\n  b: {use: toy_batch, rows: 12, column: b}\n",
+            "  a: {use: toy_batch, rows: 8, column: a}\n"
+            "  b: {use: toy_batch, rows: 12, column: b}\n",
             [("a", "b")],
         ),
         (
@@ -229,7 +240,9 @@ def test_media_that_must_be_there_are_an_implied_first_filter(tmp_path: Path) ->
 def test_local_media_are_virtual_and_must_have_a_reference(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"x")
     made = make_plan(
-        parse_recipe(f"name: p\nsource: {{use: folder, path: '{tmp_path}'}}\nstages: {{image_info: }}")
+        parse_recipe(
+            f"name: p\nsource: {{use: folder, path: '{tmp_path}'}}\nstages: {{image_info: }}"
+        )
     )
     assert made.virtual == ("image",)
     assert made.schema.field("image").type == pa.large_binary()
@@ -240,7 +253,9 @@ def test_a_payload_that_the_source_has_as_bytes_must_be_there(tmp_path: Path) ->
     import pyarrow.parquet as pq
 
     image = pa.array([b"x", None], pa.large_binary())
-    pq.write_table(pa.table({"url": ["a", "b"], "text": ["a", "b"], "image": image}), tmp_path / "t.parquet")
+    pq.write_table(
+        pa.table({"url": ["a", "b"], "text": ["a", "b"], "image": image}), tmp_path / "t.parquet"
+    )
     source = f"{{use: url_table, path: '{tmp_path}/t.parquet'}}"
     made = make_plan(parse_recipe(f"name: p\nsource: {source}\n"))
     assert str(made.filters[0].rule) == "not (image is None)"

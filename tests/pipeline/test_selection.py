@@ -190,15 +190,15 @@ def select(
 def test_the_ledger_is_that_of_a_plain_evaluation_however_rows_are_cut(
     tmp_path_factory: pytest.TempPathFactory, rows: list[Row], cases: list[Case], cut: int
 ) -> None:
-    rows = [r | {"score": None if r["score"] is None else float(np.float32(r["score"]))} for r in rows]
+    rows = [
+        r | {"score": None if r["score"] is None else float(np.float32(r["score"]))} for r in rows
+    ]
     filters = [case.entry(i) for i, case in enumerate(cases)]
     summary, ledger, shards = select(tmp_path_factory.mktemp("s"), rows, filters, cut)
     reasons, funnel = naive(rows, cases)
     names = [f.key for f in filters]
     assert [r["filter"] for r in ledger] == [None if k is None else names[k] for k in reasons]
-    assert [r["outcome"] for r in ledger] == [
-        "kept" if k is None else "dropped" for k in reasons
-    ]
+    assert [r["outcome"] for r in ledger] == ["kept" if k is None else "dropped" for k in reasons]
     assert [r["uid"] for r in ledger] == uids(*range(len(rows))).to_pylist()
     found = [{k: f[k] for k in ("null", "dropped", "kept", "only")} for f in summary["funnel"]]
     assert found == funnel
@@ -271,6 +271,7 @@ def test_a_ledger_that_does_not_balance_fails_the_unit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A filter that forgets a row it refused must not go unseen."""
+
     def miscounts(self: _Selector, *arguments: Any) -> Any:
         ledger, alive = ledger_of(self, *arguments)
         return ledger, np.zeros(len(alive), bool)

@@ -93,21 +93,26 @@ def test_what_ran_before_under_another_gate_changes_nothing_downstream(
 def test_a_gate_on_a_gated_column_follows_that_gate(
     run: Runner, tmp_path: Path, data: Path
 ) -> None:
-    log, deep = tmp_path / "log", "num_letters > 0"
-    run(recipe(data, log, length=WIDE))
-    assert run(recipe(data, log, length=NARROW, double=deep)).summary["kept"] == 10
-    assert run(recipe(data, log, length=WIDE, double=deep)).summary["kept"] == 30
-    assert run(recipe(data, log, length=NARROW, double=deep)).summary["kept"] == 10
+    def text(gate: str) -> str:
+        made = recipe(data, tmp_path / "log", length=gate, expression="survived == true")
+        return made.replace(
+            "  toy_double:", '  toy_crash: {when: "num_letters > 0"}\n  toy_double:'
+        )
+
+    run(recipe(data, tmp_path / "log", length=WIDE))
+    assert run(text(NARROW)).summary["kept"] == 10
+    assert run(text(WIDE)).summary["kept"] == 30
+    assert run(text(NARROW)).summary["kept"] == 10
 
 
-def test_recipes_that_share_a_stage_share_its_work(
-    run: Runner, tmp_path: Path, data: Path
-) -> None:
+def test_recipes_that_share_a_stage_share_its_work(run: Runner, tmp_path: Path, data: Path) -> None:
     log = tmp_path / "log"
     run(recipe(data, log))
     assert work(log) == {"toy_length": 40, "toy_double": 40}
-    other = recipe(data, log).replace("name: t", "name: other").replace(
-        f"  toy_double: {{log: '{log}'}}\n", f"  toy_rank: {{log: '{log}'}}\n"
+    other = (
+        recipe(data, log)
+        .replace("name: t", "name: other")
+        .replace(f"  toy_double: {{log: '{log}'}}\n", f"  toy_rank: {{log: '{log}'}}\n")
     )
     run(other.replace("doubled", "rank"))
     assert work(log) == {"toy_rank": 4}
@@ -181,7 +186,7 @@ def test_a_stage_added_after_a_retry_takes_the_patches_in(
     web.mkdir()
     full = FETCH.format(name="x", path=data, web=web, log=log, gate="", null="keep")
     short = full[: full.index("  toy_fetched_length")] + (
-        "filters:\n  f: {use: where, expression: \"fetched is not None\", on_null: drop}\n"
+        'filters:\n  f: {use: where, expression: "fetched is not None", on_null: drop}\n'
     )
     run(short)
     for text in texts(40)[:8]:
@@ -284,7 +289,9 @@ def test_what_is_missing_is_counted_by_rows(run: Runner, tmp_path: Path, data: P
     assert unit.shard.content_id == victim.stem
 
 
-def test_the_record_of_a_stage_says_how_it_was_made(run: Runner, tmp_path: Path, data: Path) -> None:
+def test_the_record_of_a_stage_says_how_it_was_made(
+    run: Runner, tmp_path: Path, data: Path
+) -> None:
     run(recipe(data, tmp_path / "log"))
     (path,) = (tmp_path / "ws" / "columns").glob("toy_length-*/_stage.json")
     record = json.loads(path.read_text())

@@ -519,3 +519,23 @@ def test_reading_is_lazy(tmp_path: Path) -> None:
     assert next(stream).num_rows == 4096
     with pytest.raises(ShardError, match="line 10002: 1 fields"):
         next(stream)
+
+
+@pytest.mark.parametrize("extension", ["csv", "tsv", "jsonl", "txt"])
+def test_text_tables_are_read_from_an_object_store(s3_bucket: str, extension: str) -> None:
+    import fsspec
+
+    rows = {
+        "csv": 'url,text\nhttp://a/1,"one, two"\nhttp://a/2,three\n',
+        "tsv": "url\ttext\nhttp://a/1\tone, two\nhttp://a/2\tthree\n",
+        "jsonl": '{"url": "http://a/1", "text": "one, two"}\n{"url": "http://a/2"}\n',
+        "txt": "http://a/1\nhttp://a/2\n",
+    }
+    path = f"{s3_bucket}/tables/t.{extension}"
+    with fsspec.open(path, "w") as file:
+        file.write(rows[extension])
+    text = None if extension == "txt" else "text"
+    source = UrlTable(path=path, text_column=text)
+    (found,) = source.files()
+    urls = [u for batch in source.read(found) for u in batch.column("url").to_pylist()]
+    assert urls == ["http://a/1", "http://a/2"]
