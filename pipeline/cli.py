@@ -239,7 +239,8 @@ def _print_report(report: RunReport, workspace: str) -> None:
     for key, folder in report.exports.items():
         click.echo(f"export {key}: {workspace}/{folder}")
     if report.failures:
-        click.echo(f"{len(report.failures)} units of work failed:", err=True)
+        what = "unit of work" if len(report.failures) == 1 else "units of work"
+        click.echo(f"{len(report.failures)} {what} failed:", err=True)
         for failure in report.failures:
             click.echo(f"  {failure}", err=True)
         click.echo("the rest is committed; run the same command again to try these", err=True)

@@ -401,6 +401,7 @@ def _job(state: State, entry: ExportEntry, selection: str) -> ExportJob:
         result_parameters(entry.exporter),
         entry.seed,
         selection,
+        [state.plan.recipe.name, state.plan.recipe.license, state.plan.recipe.description],
         state.fingerprints,
         # Annotations that no filter reads are exported too: their gates and patches count.
         {w: str(s.when) for w, s in state.sets.items()},

@@ -76,7 +76,7 @@ def test_failed_shards_are_listed_and_the_exit_code_is_1(home: Path) -> None:
     (home / "r.yaml").write_text(RECIPE.format(path=home / "in.jsonl", guilty="dddd"))
     result = run("-w", "ws")
     assert result.exit_code == 1
-    assert "1 units of work failed:" in result.stderr
+    assert "1 unit of work failed:" in result.stderr
     assert "toy_raise on shard" in result.stderr
     assert "no way to annotate dddd" in result.stderr
     assert "the rest is committed; run the same command again to try these" in result.stderr
