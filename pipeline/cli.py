@@ -16,7 +16,7 @@ from rich.table import Table
 from winnow.contracts.errors import RunError, SetupError, WinnowError
 from winnow.pipeline import describe, gc
 from winnow.pipeline.cli_progress import make_progress
-from winnow.pipeline.plan import Plan, make_plan
+from winnow.pipeline.plan import Plan, check_models, make_plan
 from winnow.pipeline.recipe import load_recipe, parse_recipe
 from winnow.pipeline.run import (
     LATEST,
@@ -91,6 +91,7 @@ def main(verbose: bool) -> None:
 def plan(recipe: str, workspace: str | None, overrides: tuple[str, ...]) -> None:
     """Check a recipe and print what is cached and what would run. Writes nothing."""
     checked = make_plan(load_recipe(recipe, overrides))
+    check_models(checked)
     storage = Storage(workspace or WORKSPACE.format(name=checked.recipe.name))
     state = _state(checked, storage)
     for line in describe.plan_lines(checked, state):
@@ -180,7 +181,7 @@ def explain(uid: str, workspace: str, selection: str | None) -> None:
         row = story.shard.first_row + story.position + 1
         click.echo(f"  read from {story.shard.file}, row {row}; shard {story.shard.id}")
         for name, value in story.columns.items():
-            click.echo(f"  {name} = {value!r}")
+            click.echo(f"  {name} = {describe.readable(value)}")
         click.echo(f"selection {summary['selection']}")
         for name, value in story.outcome.items():
             click.echo(f"  {name}: {value}")

@@ -147,6 +147,15 @@ class RowStory:
     outcome: dict[str, Any]
 
 
+def readable(value: Any) -> str:
+    """Return a value as a person reads it: digests and uids in hex."""
+    if isinstance(value, bytes):
+        return value.hex() if len(value) <= 32 else f"{value[:16].hex()}... ({len(value)} bytes)"
+    if isinstance(value, list):
+        return f"[{', '.join(map(readable, value))}]"
+    return repr(value)
+
+
 def explain(
     plan: Plan, state: State, storage: Storage, uid: str, summary: Mapping[str, Any]
 ) -> list[RowStory]:

@@ -133,6 +133,13 @@ def make_plan(recipe: Recipe) -> Plan:
     )
 
 
+def check_models(plan: Plan) -> None:
+    """Raise SetupError where a stage's model files are missing, before any work."""
+    for entry in plan.recipe.stages:
+        if isinstance(entry.stage, Stage):
+            entry.stage.model_digest()
+
+
 def virtual_payloads(schema: pa.Schema) -> tuple[str, ...]:
     """Return the payloads that a source gives as ``<payload>_ref`` columns."""
     return tuple(f.name[:-4] for f in schema if f.type == MEDIA_REF and f.name.endswith("_ref"))

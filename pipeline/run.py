@@ -20,7 +20,7 @@ from winnow.pipeline.executor_inprocess import InProcessExecutor
 from winnow.pipeline.export_unit import FinishUnit, manifest_schema, plan_export
 from winnow.pipeline.fingerprint import digest
 from winnow.pipeline.pass_unit import PassUnit
-from winnow.pipeline.plan import Pass, Plan, make_plan
+from winnow.pipeline.plan import Pass, Plan, check_models, make_plan
 from winnow.pipeline.progress import Progress
 from winnow.pipeline.recipe import ExportEntry, Recipe, StageEntry
 from winnow.pipeline.selection import SUMMARY, select_unit
@@ -79,6 +79,7 @@ def run_recipe(recipe: Recipe, options: RunOptions, progress: Progress | None = 
         )
         raise SetupError(msg)
     plan = make_plan(recipe)
+    check_models(plan)
     storage.check_writable()
     with ExitStack() as stack:
         return _Run(plan, storage, options, progress or Progress(), stack).execute()

@@ -210,6 +210,7 @@ class _Bomb:
         return (Path.touch, (self.path,))
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("suffix", [".pt", ".bin"])
 def test_a_checkpoint_cannot_run_code(folder: Path, tmp_path: Path, suffix: str) -> None:
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)

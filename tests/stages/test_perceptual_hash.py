@@ -140,10 +140,30 @@ def test_every_mode(mode: str) -> None:
     else:
         image = rgba.convert(mode) if mode in ("RGBA", "LA") else rgba.convert("RGB").convert(mode)
     data = encoded(image, "TIFF" if mode in ("CMYK", "I", "F", "YCbCr") else "PNG")
-    (row,) = run(BOTH, data)
+    (row,) = run(PerceptualHash(algorithms=("phash", "dhash"), transparency="ignore"), data)
+    (seen,) = run(BOTH, data)
     with Image.open(io.BytesIO(data)) as reference:
         assert f"{row['phash']:016x}" == str(imagehash.phash(reference))
         assert f"{row['dhash']:016x}" == str(imagehash.dhash(reference))
+        if mode in ("RGBA", "LA"):
+            page = Image.new("RGBA", reference.size, "white")
+            page.paste(reference.convert("RGBA"), mask=reference.getchannel("A"))
+            reference = page.convert("RGB")
+        assert f"{seen['phash']:016x}" == str(imagehash.phash(reference))
+        assert f"{seen['dhash']:016x}" == str(imagehash.dhash(reference))
+
+
+def test_silhouettes_on_a_transparent_ground_differ() -> None:
+    """Their stored colours are all black: only what is seen tells them apart."""
+    drawn = []
+    for box in ((10, 10, 60, 90), (50, 20, 95, 40)):
+        image = Image.new("LA", (100, 100), (0, 0))
+        ImageDraw.Draw(image).ellipse(box, fill=(0, 255))
+        drawn.append(image)
+    first, second = run(BOTH, *map(encoded, drawn))
+    assert bin(first["phash"] ^ second["phash"]).count("1") > 8
+    ignored = PerceptualHash(transparency="ignore")
+    assert [row["phash"] for row in run(ignored, *map(encoded, drawn))] == [0, 0]
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
