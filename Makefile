@@ -38,7 +38,7 @@ openclipart-demo: openclipart ## Curate openclipart, train a CLIP on it, curate 
 	$(BIN)/python benchmarks/openclipart.py demo --out data/openclipart
 
 tiny-checkpoint: $(STAMP) ## Train the packaged tiny CLIP again
-	$(BIN)/python benchmarks/tiny_checkpoint.py
+	OMP_WAIT_POLICY=passive $(BIN)/python benchmarks/tiny_checkpoint.py
 
 schema: $(STAMP) ## Write the JSON Schema of recipes
 	$(BIN)/winnow schema > recipes/recipe.schema.json

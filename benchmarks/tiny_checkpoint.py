@@ -1,7 +1,7 @@
 """Train the packaged tiny CLIP on clean scenes, drawn on the fly, and measure it.
 
-    python benchmarks/tiny_checkpoint.py --out models/checkpoints/tiny          # make it
-    python benchmarks/tiny_checkpoint.py --out models/checkpoints/tiny --evaluate   # measure it
+    python benchmarks/tiny_checkpoint.py               # write models/checkpoints/tiny
+    python benchmarks/tiny_checkpoint.py --evaluate    # measure what is there
 
 Pictures are clean (no wrong caption is ever shown) but look as they do on the web: other sizes,
 JPEG, slight crops, other brightness. Held-out scenes come from another seed. The measurements:
@@ -180,7 +180,7 @@ def evaluate(folder: Path, count: int) -> dict[str, object]:
 def main() -> None:
     """Train, or evaluate what is there."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("models/checkpoints/tiny"))
     parser.add_argument("--samples", type=int, default=384_000)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
