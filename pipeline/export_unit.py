@@ -14,9 +14,9 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
 import duckdb
 import numpy as np
@@ -25,15 +25,11 @@ import pyarrow.parquet as pq
 
 from winnow.contracts.exporter import ExportContext, Exporter, FileSummary
 from winnow.contracts.identity import stable_hash64
-from winnow.contracts.parameters import result_parameters
-from winnow.pipeline.arrow_files import UID, ShardWriter, from_file, is_payload
+from winnow.pipeline.arrow_files import UID, ShardWriter, from_file
 from winnow.pipeline.columns import ColumnSet, Patches, ShardReader
-from winnow.pipeline.fingerprint import digest
-from winnow.pipeline.recipe import ExportEntry
 from winnow.pipeline.shards import Shard
 from winnow.pipeline.storage import Storage
 from winnow.pipeline.units import Unit, UnitResult, WorkerContext
-from winnow.pipeline.work import State
 
 WORK = "exporting"
 """Folder of what units of an unfinished export tell each other; `winnow gc` clears it."""
@@ -353,99 +349,10 @@ class _Hashing:
         """Leave the file to whoever opened it."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ExportPlan:
-    """The units of one export: keys, then buckets, then finish."""
-
-    job: ExportJob
-    repeats: RepeatsUnit
-    buckets: tuple[BucketUnit, ...]
-    names: tuple[str, ...] = field(default=())
-
-    @property
-    def done(self) -> bool:
-        """Whether the export is committed."""
-        return self.job.storage.exists(f"{self.job.folder}/{MANIFEST}")
-
-
-def plan_export(state: State, entry: ExportEntry, summary: Mapping[str, Any]) -> ExportPlan:
-    """Divide the kept rows of a selection among files."""
-    job = _job(state, entry, str(summary["selection"]))
-    kept = dict(zip(summary["shards"], summary["kept_per_shard"], strict=True))
-    shards = sorted(state.shards, key=lambda s: stable_hash64(entry.seed, s.id))
-    buckets: list[BucketUnit] = []
-    first = 0
-    # A global shuffle is one bucket: every file reads every shard.
-    whole = getattr(entry.exporter, "shuffle", "bucket") == "global"
-    size = max(sum(kept.values()), 1) if whole else entry.exporter.rows_per_file
-    for group in _groups(shards, kept, size):
-        cuts = _cuts(sum(kept[s.id] for s in group), entry.exporter.rows_per_file)
-        patches = {s.content_id: state.all_patches(s.content_id) for s in group}
-        unit = BucketUnit(job=job, first=first, cuts=cuts, shards=tuple(group), patches=patches)
-        buckets.append(unit)
-        first += len(cuts)
-    return ExportPlan(
-        job=job,
-        repeats=RepeatsUnit(job=job, shards=state.shards),
-        buckets=tuple(buckets),
-        names=tuple(entry.exporter.file_name(i) for i in range(first)),
-    )
-
-
-def _job(state: State, entry: ExportEntry, selection: str) -> ExportJob:
-    schema = state.plan.schema
-    annotations = pa.schema([f for f in schema if not is_payload(f.type)])
-    parts = [
-        entry.exporter.name,
-        entry.exporter.version,
-        result_parameters(entry.exporter),
-        entry.seed,
-        selection,
-        [state.plan.recipe.name, state.plan.recipe.license, state.plan.recipe.description],
-        state.fingerprints,
-        # Annotations that no filter reads are exported too: their gates and patches count.
-        {w: str(s.when) for w, s in state.sets.items()},
-        sorted(json.dumps([s.id, state.all_patches(s.content_id)]) for s in state.shards),
-    ]
-    return ExportJob(
-        storage=state.storage,
-        folder=f"export/{entry.key}-{digest(parts)[:12]}",
-        key=entry.key,
-        exporter=entry.exporter,
-        seed=entry.seed,
-        selection=selection,
-        sets=tuple(state.sets.values()),
-        payloads=tuple(entry.exporter.payloads(schema)),
-        annotations=annotations,
-    )
-
-
 def manifest_schema(annotations: pa.Schema) -> pa.Schema:
     """Return the columns of manifest.parquet, uid as it is in memory."""
     key, file = pa.field("key", pa.string()), pa.field("file", pa.string())
     return pa.schema([UID, key, *annotations, file])
-
-
-def _groups(
-    shards: Sequence[Shard], kept: Mapping[str, int], rows_per_file: int
-) -> Iterator[list[Shard]]:
-    group: list[Shard] = []
-    rows = 0
-    for shard in shards:
-        if kept[shard.id]:
-            group.append(shard)
-            rows += kept[shard.id]
-        if rows >= rows_per_file:
-            yield group
-            group, rows = [], 0
-    if group:
-        yield group
-
-
-def _cuts(rows: int, rows_per_file: int) -> tuple[int, ...]:
-    """Cut a bucket into files of nearly equal size, none above ``rows_per_file``."""
-    count = -(-rows // rows_per_file)
-    return tuple(rows * (i + 1) // count - rows * i // count for i in range(count))
 
 
 def _summary_name(job: ExportJob, name: str) -> str:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from winnow.contracts.errors import RunError, SetupError
-from winnow.pipeline.export_unit import MANIFEST, WORK, plan_export
+from winnow.pipeline.export_plan import plan_export
+from winnow.pipeline.export_unit import MANIFEST, WORK
 from winnow.pipeline.plan import make_plan
 from winnow.pipeline.recipe import parse_recipe
 from winnow.pipeline.run import current_shards

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from winnow.pipeline.export_unit import plan_export
+from winnow.pipeline.export_plan import plan_export
 from winnow.pipeline.storage import Storage
 from winnow.pipeline.work import State
 

@@ -17,7 +17,8 @@ from winnow.contracts.exporter import ExportContext
 from winnow.contracts.stage import Resources, Stage, WorkerOptions
 from winnow.pipeline.executor import Drive, Executor, Failure
 from winnow.pipeline.executor_inprocess import InProcessExecutor
-from winnow.pipeline.export_unit import FinishUnit, manifest_schema, plan_export
+from winnow.pipeline.export_plan import plan_export
+from winnow.pipeline.export_unit import FinishUnit, manifest_schema
 from winnow.pipeline.fingerprint import digest
 from winnow.pipeline.pass_unit import PassUnit
 from winnow.pipeline.plan import Pass, Plan, check_models, make_plan

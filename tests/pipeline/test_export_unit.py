@@ -20,7 +20,7 @@ from winnow.contracts.identity import row_uid, stable_hash64
 from winnow.contracts.stage import Resources, WorkerOptions
 from winnow.pipeline import run as run_module
 from winnow.pipeline.executor import Executor, Outcome
-from winnow.pipeline.export_unit import _cuts, _groups
+from winnow.pipeline.export_plan import _cuts, _groups
 from winnow.pipeline.run import RunReport
 from winnow.pipeline.shards import Shard
 from winnow.pipeline.units import Unit, WorkerContext
@@ -224,6 +224,8 @@ def test_an_export_changes_with_what_is_in_it(run: Runner, tmp_path: Path) -> No
     text = recipe(path)
     base = run(text).exports["train"]
     assert run(text.replace("name: pictures", "name: other")).exports["train"] == base
+    licensed = text.replace("name: pictures", "name: pictures\nlicense: CC0-1.0")
+    assert run(licensed).exports["train"] != base
     changed = [
         text.replace("n >= 5", "n >= 6"),
         text.replace("rows_per_file: 12", "rows_per_file: 13"),
