@@ -38,7 +38,7 @@ def parse_url(text: str | None) -> URL:
     try:
         url = URL(text, encoded=_WELL_FORMED.fullmatch(text) is not None).with_fragment(None)
         good = _is_plain(url)
-    except ValueError:  # UnicodeError of a bad IDN is one
+    except (ValueError, IndexError):  # a bad IDN; yarl on brackets before "@"
         good = False
     if not good:
         raise FetchFailure(code="bad_url")
@@ -68,5 +68,5 @@ def redirect_target(base: URL, location: str | None) -> URL:
         location = raw.decode("latin-1")
     try:
         return parse_url(urljoin(str(base), location.strip()))
-    except ValueError:
+    except (ValueError, IndexError):
         raise FetchFailure(code="bad_redirect") from None

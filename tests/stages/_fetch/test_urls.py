@@ -43,6 +43,7 @@ def test_what_is_sent(text, sent):
         ("//a.test/x.jpg", "bad_url"),
         ("http://", "bad_url"),
         ("http:///x", "bad_url"),
+        ("http://[]@", "bad_url"),
         ("http:x", "bad_url"),
         ("http://a.test:99999/", "bad_url"),
         ("http://a.test:-1/", "bad_url"),
