@@ -22,7 +22,7 @@ from winnow.pipeline.run import (
     LATEST,
     RunOptions,
     RunReport,
-    current_shards,
+    current_state,
     quiet_interrupt,
     run_recipe,
 )
@@ -93,7 +93,7 @@ def plan(recipe: str, workspace: str | None, overrides: tuple[str, ...]) -> None
     checked = make_plan(load_recipe(recipe, overrides))
     check_models(checked)
     storage = Storage(workspace or WORKSPACE.format(name=checked.recipe.name))
-    state = _state(checked, storage)
+    state = current_state(checked, storage)
     for line in describe.plan_lines(checked, state):
         click.echo(line)
     if state is not None:
@@ -172,7 +172,7 @@ def explain(uid: str, workspace: str, selection: str | None) -> None:
     storage = Storage(workspace)
     summary = describe.load_summary(storage, selection)
     checked = _latest_plan(storage)
-    state = _state(checked, storage)
+    state = current_state(checked, storage)
     if state is None:
         msg = "the source has changed since the last run; run the recipe again first"
         raise SetupError(msg)
@@ -208,16 +208,6 @@ def schema() -> None:
     from winnow.pipeline.recipe_schema import recipe_schema
 
     click.echo(json.dumps(recipe_schema(), indent=1, sort_keys=True))
-
-
-def _state(checked: Plan, storage: Storage) -> State | None:
-    shards = current_shards(checked, storage)
-    if shards is None:
-        return None
-    state = State(plan=checked, storage=storage, shards=shards)
-    for entry in checked.recipe.stages:
-        state.enter(entry.key)
-    return state
 
 
 def _latest_plan(storage: Storage) -> Plan:

@@ -11,7 +11,7 @@ from winnow.pipeline import describe
 from winnow.pipeline.plan import make_plan
 from winnow.pipeline.recipe import parse_recipe
 from winnow.pipeline.report import write_report
-from winnow.pipeline.run import LATEST, current_shards
+from winnow.pipeline.run import LATEST, current_state
 from winnow.pipeline.selection import select_unit
 from winnow.pipeline.storage import Storage
 from winnow.pipeline.work import State
@@ -51,12 +51,6 @@ def _state(storage: Storage, name: str) -> State | None:
     """Return the state of a recorded recipe; None where it cannot be followed any more."""
     try:
         plan = make_plan(parse_recipe(storage.read(name).decode(), name))
-        shards = current_shards(plan, storage)
+        return current_state(plan, storage)
     except RunError:
         return None
-    if shards is None:
-        return None
-    state = State(plan=plan, storage=storage, shards=shards)
-    for entry in plan.recipe.stages:
-        state.enter(entry.key)
-    return state

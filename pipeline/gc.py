@@ -13,11 +13,10 @@ from winnow.pipeline.export_plan import plan_export
 from winnow.pipeline.export_unit import MANIFEST, WORK
 from winnow.pipeline.plan import make_plan
 from winnow.pipeline.recipe import parse_recipe
-from winnow.pipeline.run import current_shards
+from winnow.pipeline.run import current_state
 from winnow.pipeline.selection import SUMMARY, select_unit
 from winnow.pipeline.shards import FILES, ROWS, index_name
 from winnow.pipeline.storage import Storage
-from winnow.pipeline.work import State
 
 STALE_S = 3600.0
 
@@ -67,14 +66,14 @@ def _used_by(storage: Storage, name: str) -> set[str]:
     try:
         recipe = parse_recipe(storage.read(name).decode(), name)
         plan = make_plan(recipe)
-        shards = current_shards(plan, storage)
+        state = current_state(plan, storage)
         files = recipe.source.files()
     except RunError as error:
         msg = (
             f"{name} cannot be followed, so nothing is removed: {error}\nremove {name} to forget it"
         )
         raise SetupError(msg) from None
-    if shards is None:
+    if state is None:
         # Its columns are not garbage: the shards that did not change would be annotated again.
         msg = (
             f"{name} has source files that were not read yet, so nothing is removed: run it first, "
@@ -82,13 +81,10 @@ def _used_by(storage: Storage, name: str) -> set[str]:
         )
         raise SetupError(msg)
     used = {index_name(recipe.source, f, recipe.rows_per_shard) for f in files}
-    used |= {f"{ROWS}/{s.content_id}.parquet" for s in shards}
-    state = State(plan=plan, storage=storage, shards=shards)
-    for entry in recipe.stages:
-        state.enter(entry.key)
+    used |= {f"{ROWS}/{s.content_id}.parquet" for s in state.shards}
     for columns in state.sets.values():
         used.add(columns.folder)
-        used |= {columns.file(s).removesuffix(".parquet") for s in shards}
+        used |= {columns.file(s).removesuffix(".parquet") for s in state.shards}
     selection = select_unit(state).selection
     used.add(f"ledger/{selection}")
     if storage.exists(f"ledger/{selection}/{SUMMARY}"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Literal
@@ -363,10 +363,3 @@ def _tally(tally: Counter[str], task: StageTask, columns: pa.Table, seconds: flo
         for pair in columns.column(task.columns.error).value_counts().to_pylist():
             if pair["values"] is not None:
                 tally[f"error:{pair['values']}"] += pair["counts"]
-
-
-def iterate_tables(reader: ShardReader, names: list[str], size: int) -> Iterator[pa.Table]:
-    """Yield uid + columns of all rows in pieces."""
-    rows = reader.all_rows()
-    for start in range(0, len(rows), size):
-        yield reader.take(names, rows[start : start + size])

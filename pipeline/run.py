@@ -355,3 +355,14 @@ def current_shards(plan: Plan, storage: Storage) -> tuple[Shard, ...] | None:
     if not all(storage.exists(name) for name in names):
         return None
     return tuple(list_shards(storage, names))
+
+
+def current_state(plan: Plan, storage: Storage) -> State | None:
+    """Return what a workspace holds of a plan; None where some source file was not read yet."""
+    shards = current_shards(plan, storage)
+    if shards is None:
+        return None
+    state = State(plan=plan, storage=storage, shards=shards)
+    for entry in plan.recipe.stages:
+        state.enter(entry.key)
+    return state

@@ -168,6 +168,15 @@ def quiet_pillow() -> Iterator[None]:
 _quiet_filter: list[object] = []
 
 
+def on_white(image: Image.Image) -> Image.Image:
+    """Return the image as a white page shows it; an opaque image is returned as it is."""
+    if not image.has_transparency_data:
+        return image
+    layer = image.convert("RGBA")
+    page = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+    return Image.alpha_composite(page, layer).convert("RGB")
+
+
 class MediaCache:
     """Decoded images of one chunk of rows, within ``budget_bytes``, and the threads that decode.
 

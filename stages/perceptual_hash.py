@@ -19,7 +19,7 @@ from winnow.contracts.parameters import result
 from winnow.contracts.registry import register_stage
 from winnow.contracts.stage import Stage
 from winnow.stages._lanczos import lanczos_grids
-from winnow.stages._media import quiet_pillow
+from winnow.stages._media import on_white, quiet_pillow
 
 # Shape suffixes: N images, Y and X of the reduced grey image, U and V vertical and horizontal
 # frequency, C colour.
@@ -62,15 +62,6 @@ def image_detail(dct_NUV: NDArray[np.float64]) -> NDArray[np.float32]:
     margin_N = np.median(np.abs(dct_NUV - median_N), axis=(1, 2))
     # A cosine of amplitude 1 has the coefficient SIDE**2 in scipy's unnormalised DCT.
     return (margin_N / SIDE**2).astype(np.float32)
-
-
-def on_white(image: Image.Image) -> Image.Image:
-    """Return the image as a white page shows it; an opaque image is returned as it is."""
-    if not image.has_transparency_data:
-        return image
-    layer = image.convert("RGBA")
-    page = Image.new("RGBA", layer.size, (255, 255, 255, 255))
-    return Image.alpha_composite(page, layer).convert("RGB")
 
 
 def thumbnail(image: Image.Image) -> Bytes:

@@ -14,7 +14,7 @@ from winnow.contracts.media import DecodedImage, Media
 from winnow.contracts.parameters import result
 from winnow.contracts.registry import register_stage
 from winnow.contracts.stage import Stage
-from winnow.stages._media import quiet_pillow
+from winnow.stages._media import on_white, quiet_pillow
 
 Mode = Literal["no", "border", "keep_ratio", "keep_ratio_largest", "center_crop"]
 Interpolation = Literal[
@@ -88,10 +88,7 @@ def _offset(length: int, final: int) -> int:
 
 def flatten(image: Image.Image) -> Image.Image:
     """Return an "L" or "RGB" image; transparency on white."""
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, rgba).convert("RGB")
+    image = on_white(image)
     mode = "L" if image.mode in _GREY_MODES else "RGB"
     return image if image.mode == mode else image.convert(mode)
 
