@@ -14,6 +14,7 @@ from winnow.contracts.errors import RecipeError
 from winnow.contracts.exporter import Exporter
 from winnow.contracts.source import Source
 from winnow.contracts.stage import GlobalStage, Stage
+from winnow.contracts.trial import Evaluation, Trainer
 
 T = TypeVar("T", bound=Callable[..., Any])
 
@@ -92,6 +93,8 @@ STAGES: Registry[type[Stage]] = Registry("stage", "winnow.stages")
 GLOBAL_STAGES: Registry[type[GlobalStage]] = Registry("global_stage", "winnow.stages.dedupe")
 SOURCES: Registry[type[Source]] = Registry("source", "winnow.stages.sources")
 EXPORTERS: Registry[type[Exporter]] = Registry("exporter", "winnow.stages.export")
+TRAINERS: Registry[type[Trainer]] = Registry("trainer", "winnow.stages.train")
+EVALUATIONS: Registry[type[Evaluation]] = Registry("evaluation", "winnow.stages.evaluate")
 FILTERS: Registry[Callable[..., Any]] = Registry("filter", "winnow.filters")
 
 C = TypeVar("C", bound=type[Any])
@@ -125,6 +128,16 @@ def register_source(name: str, *, version: int) -> Callable[[C], C]:
 def register_exporter(name: str, *, version: int) -> Callable[[C], C]:
     """Register an Exporter."""
     return _register(EXPORTERS, name, version)
+
+
+def register_trainer(name: str, *, version: int) -> Callable[[C], C]:
+    """Register a Trainer."""
+    return _register(TRAINERS, name, version)
+
+
+def register_evaluation(name: str, *, version: int) -> Callable[[C], C]:
+    """Register an Evaluation."""
+    return _register(EVALUATIONS, name, version)
 
 
 def register_filter(name: str) -> Callable[[F], F]:

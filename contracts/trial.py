@@ -1,0 +1,164 @@
+"""What a trial is made of: a trainer makes a model from shards, evaluations measure the model.
+
+A trial fixes the compute (samples seen, model, batch size, seed); only its data changes.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from winnow.contracts.stage import Resources
+
+Floats = npt.NDArray[np.float64]
+
+METRICS = pa.schema(
+    [
+        pa.field("metric", pa.string(), nullable=False),
+        pa.field("slice", pa.string(), nullable=False),
+        pa.field("value", pa.float64()),
+        pa.field("num_items", pa.int64(), nullable=False),
+        pa.field("higher_is_better", pa.bool_()),
+    ]
+)
+"""One row per metric and slice ("" is all rows, else "column=value"). A null value could not be
+computed; ``higher_is_better`` is null for a metric that only describes."""
+
+ITEMS = pa.schema(
+    [
+        pa.field("metric", pa.string(), nullable=False),
+        pa.field("item", pa.string(), nullable=False),
+        pa.field("value", pa.float64(), nullable=False),
+    ]
+)
+"""One row per item of a metric that is a mean over items: what paired comparisons need."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dataset:
+    """An exported set of pairs.
+
+    name: "train", "validation", "test". shards: tar files on a local disk, in order. digest: of
+    their content, hex. num_rows: samples in them.
+    """
+
+    name: str
+    shards: tuple[str, ...]
+    digest: str
+    num_rows: int
+
+
+class Trainer(abc.ABC):
+    """Base of every reference model: a frozen, keyword-only dataclass of parameters.
+
+    Its ``result`` parameters, name and version enter the trial's fingerprint. Heavy libraries are
+    imported inside the methods only.
+    """
+
+    name: ClassVar[str] = ""
+    version: ClassVar[int] = 0
+    subject: ClassVar[str] = ""
+    """What ``load`` returns ("embeddings"): only evaluations of this subject fit."""
+
+    @property
+    def resources(self) -> Resources:
+        """What one trial holds while it trains."""
+        return Resources()
+
+    def model_digest(self) -> str:
+        """Return a digest of the model files it starts from, "" if it starts from nothing."""
+        return ""
+
+    @abc.abstractmethod
+    def check(self, data: Dataset, num_samples: int) -> None:
+        """Raise SetupError or RecipeError for what cannot train, before anything does: an empty
+        selection, fewer rows than a batch, an architecture that is not known."""
+
+    @abc.abstractmethod
+    def train(
+        self,
+        data: Dataset,
+        folder: Path,
+        *,
+        num_samples: int,
+        seed: int,
+        progress: Callable[[int], None] = lambda samples: None,
+        saved: Callable[[], None] = lambda: None,
+    ) -> Mapping[str, Any]:
+        """Train until ``num_samples`` samples were seen; leave the model in ``folder``.
+
+        Goes on from the resumable state in ``folder`` where there is one, and ends with the same
+        weights as an unkilled run (CPU, same seed, same threads). ``progress`` gets the samples
+        seen since its last call; ``saved`` is called after each resumable state was written.
+        Returns plain data about the run (samples seen, loss curve, device, versions).
+
+        Fails: ShardError, not retryable, with the step of a loss that is not finite.
+        """
+
+    @abc.abstractmethod
+    def load(self, folder: Path, data: Dataset, hint: Mapping[str, Any]) -> Any:
+        """Return what evaluations measure: the trained model's view of an evaluation set.
+
+        ``hint``: columns of the samples' .json members that evaluations read ("columns").
+        """
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Embeddings:
+    """A contrastive model's view of an evaluation set: the subject "embeddings".
+
+    vectors: modality ("image", "text", "audio") -> float32 (N, D) unit vectors, one row per
+        sample; NaN rows where a sample lacks the modality.
+    rows: N rows: ``key`` and ``caption`` (strings), then the columns that were asked for, from the
+        samples' .json members (null where a sample has none).
+    logit_scale: learned inverse temperature, already exponentiated. logit_bias: SigLIP's, or None.
+    embed_texts: texts -> float32 (len, D) unit vectors, by the same model.
+    """
+
+    vectors: Mapping[str, npt.NDArray[np.float32]]
+    rows: pa.Table
+    logit_scale: float
+    logit_bias: float | None
+    embed_texts: Callable[[Sequence[str]], npt.NDArray[np.float32]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Score:
+    """One measured number. items: value per item where ``value`` is their mean; keys: their names
+    (the samples' keys), in the same order. num_items counts what the value was computed from."""
+
+    metric: str
+    value: float | None
+    num_items: int
+    higher_is_better: bool | None = True
+    slice: str = ""
+    items: Floats | None = None
+    keys: Sequence[str] = field(default=())
+
+
+class Evaluation(abc.ABC):
+    """Base of every evaluation: a frozen, keyword-only dataclass of parameters."""
+
+    name: ClassVar[str] = ""
+    version: ClassVar[int] = 0
+    subject: ClassVar[str] = "embeddings"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the samples' .json members that it reads."""
+        return ()
+
+    @abc.abstractmethod
+    def measure(self, subject: Any) -> list[Score]:
+        """Return the scores; the first one is the headline. Metric names start with the
+        evaluation's own name and a dot ("retrieval.image_to_text_recall@1").
+
+        Fails: SetupError where the set cannot be measured so (no such column, too few items).
+        """

@@ -1,0 +1,1 @@
+"""Evaluations: what a trained reference model is measured by."""
