@@ -3,7 +3,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup check test demo bench openclipart openclipart-demo tiny-checkpoint schema clean
+.PHONY: help setup check test demo bench openclipart openclipart-demo tiny-checkpoint schema clean \
+	ablate-smoke
 
 help: ## Show the targets
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -40,8 +41,12 @@ openclipart-demo: openclipart ## Curate openclipart, train a CLIP on it, curate 
 tiny-checkpoint: $(STAMP) ## Train the packaged tiny CLIP again
 	OMP_WAIT_POLICY=passive $(BIN)/python benchmarks/tiny_checkpoint.py
 
-schema: $(STAMP) ## Write the JSON Schema of recipes
+schema: $(STAMP) ## Write the JSON Schemas of recipes and studies
 	$(BIN)/winnow schema > recipes/recipe.schema.json
+	$(BIN)/winnow schema --study > recipes/study.schema.json
+
+ablate-smoke: $(STAMP) ## Four small trials: tests the plumbing of ablations, claims nothing
+	$(BIN)/winnow ablate recipes/ablations/smoke.yaml --workspace runs/ablate-smoke
 
 clean: ## Remove the environment and what was built
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -26,7 +26,7 @@ from winnow.models.checkpoint import find_model
 from winnow.models.contrastive import Preprocess, build_network, load_model, save_model
 from winnow.models.tokenizer import Tokenizer, trimmed_merges, write_merges
 from winnow.stages.sources._scenes import SceneOptions, caption, num_variants, render, scene
-from winnow.stages.train.contrastive import Progress, TrainConfig, train_contrastive
+from winnow.stages.train.loop import Progress, TrainConfig, forget_state, train_contrastive
 
 VOCABULARY = 2560
 MODEL = {
@@ -131,6 +131,7 @@ def train(folder: Path, config: TrainConfig) -> None:
     data = hashlib.blake2b(f"{TRAIN_SEED} {OPTIONS}".encode(), digest_size=16).hexdigest()
     document = {"config": asdict(config), "data": data, **outcome}
     (folder / "training.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    forget_state(folder)
 
 
 def embed(folder: Path, start: int, count: int, *, web: bool) -> tuple[torch.Tensor, torch.Tensor]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 UID_BYTES = 16
@@ -47,6 +49,20 @@ def uid_array(columns: Sequence[Sequence[Identity]]) -> pa.Array:
 def stable_hash64(*fields: Identity) -> int:
     """Return an unsigned 64-bit hash; Winnow's only randomness is ``stable_hash64(seed, ...)``."""
     return int.from_bytes(row_uid(*fields)[:8], "little")
+
+
+def stable_hashes64(fields: Sequence[Identity], lasts: Iterable[bytes]) -> npt.NDArray[np.uint64]:
+    """Return ``stable_hash64(*fields, last)`` of many last fields, about four times as fast."""
+    start = hashlib.blake2b(digest_size=UID_BYTES)
+    for field in fields:
+        raw = _raw(field)
+        start.update(_TAGS[type(field)] + struct.pack("<q", len(raw)) + raw)
+    heads: list[bytes] = []
+    for last in lasts:
+        digest = start.copy()
+        digest.update(b"b" + len(last).to_bytes(8, "little") + last)
+        heads.append(digest.digest()[:8])
+    return np.frombuffer(b"".join(heads), "<u8").astype(np.uint64)
 
 
 def _raw(field: Identity) -> bytes:

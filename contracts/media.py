@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 MediaFailure = Literal["missing", "too_large", "undecodable"]
 """Why a row has no decoded media: null bytes, over the recipe's cap, or not decodable."""
 
+REDUCED_SIDE = 64
+"""The ``min_side`` of ``Media.facts``; a stage that asks for the same shares its decode."""
+
 MEDIA_REF = pa.struct(
     [
         pa.field("path", pa.string()),
@@ -49,6 +52,9 @@ class DecodedImage:
     format: Pillow's name ("JPEG", "PNG", "WEBP", "GIF", ...).
     exif_orientation: 1 to 8 as stored in the file; 1 where there is none.
     animated: more than one frame.  alpha: an alpha channel or a transparent palette entry.
+    scale: ``pixels`` has one in so many of the picture's columns and rows: 1, 2, 4 or 8.
+    covered: left, upper, right, lower edge, within ``pixels``, of what the picture covers: a
+        fraction of the last column and row where ``scale`` does not divide its size. None: all.
     """
 
     pixels: Image.Image
@@ -56,16 +62,38 @@ class DecodedImage:
     exif_orientation: int = 1
     animated: bool = False
     alpha: bool = False
+    scale: int = 1
+    covered: tuple[float, float, float, float] | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the picture, upright, at full size."""
+        left, upper, right, lower = self.covered or (0, 0, *self.pixels.size)
+        return int((right - left) * self.scale), int((lower - upper) * self.scale)
 
 
 class Media(Protocol):
     """Decoded media of the batch that a stage is annotating."""
 
-    def images(self, column: str = "image") -> Iterator[DecodedImage | MediaFailure]:
+    def images(
+        self, column: str = "image", *, min_side: int | None = None
+    ) -> Iterator[DecodedImage | MediaFailure]:
         """Yield one decoded image or failure code per row, in row order.
 
         Decodes in parallel threads ahead of the reader and keeps what fits the memory budget, so
         that the next stage of the pass gets the same pixels without decoding again. Do not modify
         ``pixels``.
+
+        min_side: a JPEG is decoded at 1/8, 1/4 or 1/2 of its size where both sides then have this
+            many pixels or more, for about half the time. The pixels depend on the bytes and
+            ``min_side`` alone, never on what other stages ask for; a row fails exactly where it
+            fails at full size. None: full size.
+        """
+        ...
+
+    def facts(self, column: str = "image") -> Iterator[DecodedImage | MediaFailure]:
+        """Yield the same for a stage that looks at all but ``pixels``, ``scale`` and ``covered``.
+
+        Takes what the pass decodes for another stage; else decodes for ``REDUCED_SIDE``.
         """
         ...

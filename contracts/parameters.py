@@ -73,6 +73,21 @@ def validate(factory: Callable[..., Any], values: Mapping[str, Any]) -> dict[str
     return {name: getattr(model, name) for name in type(model).model_fields}
 
 
+def validate_some(factory: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keywords that are given, checked; the others may be missing."""
+    model = _optional_model(factory).model_validate({k: _tuples(v) for k, v in values.items()})
+    return {name: getattr(model, name) for name in model.model_fields_set}
+
+
+@functools.cache
+def _optional_model(factory: Callable[..., Any]) -> type[pydantic.BaseModel]:
+    whole = parameters_model(factory)
+    fields: dict[str, Any] = {
+        name: (field.annotation, None) for name, field in whole.model_fields.items()
+    }
+    return pydantic.create_model(factory.__name__, __config__=whole.model_config, **fields)
+
+
 def _tuples(value: Any) -> Any:
     """YAML has lists only; frozen parameters hold tuples."""
     return tuple(_tuples(v) for v in value) if isinstance(value, list) else value

@@ -80,6 +80,16 @@ class Stage(abc.ABC):
         """
         return None
 
+    @property
+    def decodes_full_size(self) -> bool:
+        """Whether it may read images at full size: ``Media.facts`` then shares that decode."""
+        return any(pa.types.is_large_binary(field.type) for field in self.reads)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines that `winnow plan` prints below the stage: what a user may not expect."""
+        return ()
+
     def model_digest(self) -> str:
         """Return a digest of the model files, "" for a stage without a model. Called in planning:
         it must not load the model."""
@@ -88,6 +98,14 @@ class Stage(abc.ABC):
     def setup(self, options: WorkerOptions) -> Any:
         """Return the worker's state (a loaded model, an event loop); called once per worker."""
         return None
+
+    def preflight(self, sample: pa.RecordBatch, options: WorkerOptions) -> None:
+        """Raise SetupError where no row can succeed (no network), before the first shard is begun.
+
+        ``sample``: a few rows (uid + ``reads``). Called on a worker, only for a stage that is not
+        deterministic, reads the source alone and has no file in the workspace yet.
+        """
+        return
 
     @abc.abstractmethod
     def annotate(self, batch: pa.RecordBatch, state: Any, media: Media) -> pa.RecordBatch:

@@ -72,6 +72,11 @@ class Trainer(abc.ABC):
         """What one trial holds while it trains."""
         return Resources()
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the samples' .json members that training reads (hard negatives)."""
+        return ()
+
     def model_digest(self) -> str:
         """Return a digest of the model files it starts from, "" if it starts from nothing."""
         return ""

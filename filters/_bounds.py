@@ -21,3 +21,10 @@ def require_some(filter_name: str, **parameters: object) -> None:
     if all(value is None for value in parameters.values()):
         msg = f"{filter_name}: nothing is asked; give at least one of {', '.join(parameters)}"
         raise RecipeError(msg)
+
+
+def require_column(filter_name: str, column: str, example: str) -> None:
+    """Raise RecipeError where ``column`` names no column."""
+    if not column:
+        msg = f"{filter_name}: column='' names no column; use one, such as {example!r}"
+        raise RecipeError(msg)

@@ -53,5 +53,33 @@ class PriorityCover:
         return f"no kept row of {self.neighbors} is preferred ({order or 'smallest uid'})"
 
 
-Rule = Expr | TopFraction | PriorityCover
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RandomRows:
+    """Keep the rows that come first by hash(seed, uid) among those that the filters before keep.
+
+    Exactly one of ``count`` (rows; all where there are fewer) and ``fraction`` (of those rows, to
+    the nearest whole row) is given. Rows of one uid come one after the other, in source order.
+    """
+
+    count: int | None
+    fraction: float | None
+    seed: int
+
+    def columns(self) -> frozenset[str]:
+        """Columns read: only the uid, which is always there."""
+        return frozenset()
+
+    def num_kept(self, num_rows: int) -> int:
+        """Return how many of ``num_rows`` rows are kept."""
+        if self.count is not None:
+            return min(self.count, num_rows)
+        assert self.fraction is not None
+        return round(num_rows * self.fraction)
+
+    def __str__(self) -> str:
+        size = f"{self.count:,}" if self.count is not None else f"{self.fraction:g} of the"
+        return f"{size} remaining rows at random, seed {self.seed}"
+
+
+Rule = Expr | TopFraction | PriorityCover | RandomRows
 """What a filter factory returns."""

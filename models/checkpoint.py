@@ -29,6 +29,8 @@ CONFIG_NAME = "open_clip_config.json"
 WEIGHTS_NAME = "model.safetensors"
 HUB_PREFIX = "hf-hub:"
 PACKAGED = {"tiny": Path(__file__).parent / "checkpoints" / "tiny"}
+ARCHITECTURES = {p.stem: p for p in sorted((Path(__file__).parent / "architectures").glob("*"))}
+"""Packaged configurations without weights, to train afresh."""
 
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 _WEIGHT_NAMES = (  # open_clip's own order of preference, safetensors first
@@ -96,11 +98,14 @@ def embedding_width(model: str, pretrained: str | None = None) -> int:
 def architecture(model: str) -> dict[str, Any]:
     """Return ``model_cfg`` and ``preprocess_cfg`` of an architecture, to train it afresh.
 
-    ``model``: "tiny", a configuration file (.json), a model's folder, or an open_clip name.
+    ``model``: "tiny", "small", "nano", a configuration file (.json), a model's folder, or an
+    open_clip name.
     """
     path = Path(model).expanduser()
     if path.suffix == ".json":
         config = read_config(path)
+    elif model in ARCHITECTURES:
+        config = read_config(ARCHITECTURES[model])
     elif model in PACKAGED or _is_path(model):
         config = read_config(PACKAGED.get(model, path) / CONFIG_NAME)
     else:

@@ -16,6 +16,7 @@ from typing import Any, Literal, cast
 import numpy as np
 import open_clip
 import torch
+from open_clip.factory import load_state_dict
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from open_clip.transform import MaybeToTensor, PreprocessCfg, image_transform_v2
 from PIL import Image
@@ -189,7 +190,7 @@ def load_model(
             network = open_clip.create_model(
                 f"local-dir:{folder}", precision=precision, device=where, weights_only=True
             )
-        except (RuntimeError, ValueError, OSError, ImportError, _pickle_error()) as error:
+        except _load_errors() as error:
             msg = f"the model {files.name} cannot be loaded from {files.weights}: {error}"
             raise SetupError(msg) from error
     preprocess = Preprocess(network.visual.preprocess_cfg)  # type: ignore[union-attr]
@@ -197,10 +198,13 @@ def load_model(
     return ContrastiveModel(network, preprocess, tokenizer, device=where, precision=precision)
 
 
-def _pickle_error() -> type[Exception]:
+def _load_errors() -> tuple[type[Exception], ...]:
     import pickle
 
-    return pickle.UnpicklingError
+    from safetensors import SafetensorError
+
+    damaged = (SafetensorError, pickle.UnpicklingError)
+    return (RuntimeError, ValueError, OSError, ImportError, *damaged)
 
 
 def load_tokenizer(files: ModelFiles) -> Tokenizer:
@@ -237,6 +241,44 @@ def build_network(config: Mapping[str, Any], *, seed: int) -> nn.Module:
     return network
 
 
+def load_weights(network: nn.Module, files: ModelFiles) -> None:
+    """Copy a model's weights into a network of the same shape; vocabulary and all.
+
+    A temperature and bias that the weights lack, or have and the network lacks, stay as they are.
+    Fails: SetupError with the first tensor that does not fit.
+    """
+    try:
+        given = load_state_dict(str(files.weights), weights_only=True)
+    except _load_errors() as error:
+        msg = f"the weights of {files.name} cannot be read from {files.weights}: {error}"
+        raise SetupError(msg) from error
+    own = network.state_dict()
+    given = {k: v for k, v in given.items() if k in own or k != "logit_bias"}
+    wanted = {k: v for k, v in own.items() if k in given or k != "logit_bias"}
+    problem = next((k for k in [*wanted, *given] if _shape(wanted, k) != _shape(given, k)), None)
+    if problem is None:
+        network.load_state_dict(given, strict=False)
+        # Where two names share one tensor, weights that differ there do not fit either.
+        loaded = network.state_dict()
+        unequal = (k for k, v in given.items() if not torch.equal(loaded[k], v.to(loaded[k])))
+        shared = next(unequal, None)
+        if shared is None:
+            return
+        msg = f"{files.name} has two transformers, but shared_transformer wants one ({shared})"
+        raise SetupError(msg)
+    msg = (
+        f"the weights of {files.name} are of another architecture: {problem} is "
+        f"{_shape(given, problem)} there and {_shape(wanted, problem)} in the model to train"
+    )
+    raise SetupError(msg)
+
+
+def _shape(tensors: Mapping[str, torch.Tensor], name: str) -> str:
+    return (
+        " x ".join(map(str, tensors[name].shape)) or "one number" if name in tensors else "absent"
+    )
+
+
 def save_model(
     folder: Path,
     network: nn.Module,
@@ -258,6 +300,13 @@ def save_model(
         architecture["text_cfg"]["tokenizer_kwargs"] = {"bpe_path": MERGES_NAME}
     document = {"model_cfg": architecture, "preprocess_cfg": dict(preprocess)}
     (folder / CONFIG_NAME).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    tensors = {k: v.detach().cpu().to(dtype) for k, v in network.state_dict().items()}
-    save_file({k: v.contiguous() for k, v in tensors.items()}, folder / WEIGHTS_NAME)
+    tensors: dict[str, torch.Tensor] = {}
+    seen: set[int] = set()
+    for name, value in network.state_dict().items():
+        tensor = value.detach().cpu().to(dtype).contiguous()
+        # A tensor with two names (a shared transformer) is written twice: safetensors, and
+        # loaders that know of no sharing, want it so.
+        tensors[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
+        seen.add(tensor.data_ptr())
+    save_file(tensors, folder / WEIGHTS_NAME)
     (folder / WEIGHTS_NAME).chmod(0o644)  # safetensors leaves it readable by its owner only

@@ -9,13 +9,11 @@ import signal
 import sys
 import threading
 import time
-import traceback
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from winnow.contracts.errors import RunError, ShardError
 from winnow.pipeline.supervisor import OUT_OF_MEMORY
-from winnow.pipeline.units import Breadcrumb, Unit, WorkerContext
+from winnow.pipeline.units import Breadcrumb, Unit, WorkerContext, as_shard_error
 
 
 def main(arguments: list[str]) -> None:
@@ -49,30 +47,7 @@ def _run(unit: Unit, context: WorkerContext) -> tuple[str, object]:
     except MemoryError:
         return (OUT_OF_MEMORY, None)
     except Exception as error:  # noqa: BLE001 - the boundary: whatever fails, the unit failed
-        return ("error", describe(error))
-
-
-def describe(error: BaseException) -> dict[str, object]:
-    """Return an error as plain data that any process can read."""
-    if isinstance(error, ShardError):
-        return {
-            "message": error.message,
-            "stage": error.stage,
-            "shard": error.shard,
-            "uid": error.uid,
-            "retryable": error.retryable,
-        }
-    if isinstance(error, RunError):
-        # A missing model, no GPU: the message is for a person, and trying again does not help.
-        return {"message": str(error), "stage": "", "shard": "", "uid": "", "retryable": False}
-    text = "".join(traceback.format_exception(error))
-    return {
-        "message": f"{type(error).__name__}: {error}\n{text}",
-        "stage": "",
-        "shard": "",
-        "uid": "",
-        "retryable": True,
-    }
+        return ("error", as_shard_error(error))
 
 
 def _watch(parent: int) -> None:

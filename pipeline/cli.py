@@ -34,7 +34,12 @@ console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 WORKSPACE = "runs/{name}"
 
 
-LAZY = {"train": "winnow.pipeline.cli_train", "report": "winnow.pipeline.cli_report"}
+LAZY = {
+    "train": "winnow.pipeline.cli_train",
+    "report": "winnow.pipeline.cli_report",
+    "trial": "winnow.pipeline.cli_trial",
+    "ablate": "winnow.pipeline.cli_trial",
+}
 """Commands whose modules are loaded when they are used."""
 
 
@@ -137,7 +142,7 @@ def run(
         workers=workers,
         retry_failed=retry_failed,
         deadline_s=deadline,
-        resolve=dict(_pair(r) for r in resolve),
+        resolve=dict(pair(r) for r in resolve),
     )
     with make_progress() as progress:
         report = run_recipe(parsed, options, progress)
@@ -203,11 +208,14 @@ def gc_command(workspace: str, dry_run: bool) -> None:
 
 
 @main.command()
-def schema() -> None:
+@click.option("--study", is_flag=True, help="That of studies (trial, ablate).")
+def schema(study: bool) -> None:
     """Print the JSON Schema of recipes."""
     from winnow.pipeline.recipe_schema import recipe_schema
+    from winnow.pipeline.study_schema import study_schema
 
-    click.echo(json.dumps(recipe_schema(), indent=1, sort_keys=True))
+    found = study_schema() if study else recipe_schema()
+    click.echo(json.dumps(found, indent=1, sort_keys=True))
 
 
 def _latest_plan(storage: Storage) -> Plan:
@@ -216,7 +224,8 @@ def _latest_plan(storage: Storage) -> Plan:
     return make_plan(parse_recipe(storage.read(name).decode(), name))
 
 
-def _pair(text: str) -> tuple[str, str]:
+def pair(text: str) -> tuple[str, str]:
+    """Split one ``--resolve``."""
     host, equals, address = text.partition("=")
     if not (host and equals and address):
         msg = f"--resolve {text!r}: write it as HOST=ADDRESS:PORT"

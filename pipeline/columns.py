@@ -16,7 +16,7 @@ from winnow.contracts.identity import content_digest
 from winnow.contracts.stage import NOT_SELECTED
 from winnow.filters.expr import Expr, evaluate
 from winnow.pipeline.arrow_files import UID, RowCursor
-from winnow.pipeline.shards import Shard
+from winnow.pipeline.shards import Shard, content_of
 from winnow.pipeline.storage import Storage
 
 SOURCE = ""
@@ -27,6 +27,8 @@ SOURCE = ""
 class ColumnSet:
     """The columns of one writer (the source, or a stage) and where its files are.
 
+    placed: the columns depend on the shard's place in the source, not only on what is in it (a
+        stage over all rows, and whatever reads one): copies of a shard have files of their own.
     virtual: payload columns of the source that are read through ``<payload>_ref``.
     """
 
@@ -34,13 +36,16 @@ class ColumnSet:
     folder: str
     schema: pa.Schema
     when: Expr | None = None
-    is_global: bool = False
+    placed: bool = False
     virtual: tuple[str, ...] = ()
 
     def file(self, shard: Shard, suffix: str = "") -> str:
         """Return the name of a shard's file; suffix "r1" is the first patch."""
-        stem = shard.id if self.is_global else shard.content_id
-        return f"{self.folder}/{stem}{'.' + suffix if suffix else ''}.parquet"
+        return f"{self.folder}/{self.stem(shard.id)}{'.' + suffix if suffix else ''}.parquet"
+
+    def stem(self, shard_id: str) -> str:
+        """Return what a shard's files begin with."""
+        return shard_id if self.placed else content_of(shard_id)
 
     @property
     def error(self) -> str | None:
@@ -127,7 +132,7 @@ class ShardReader:
         table = self._overlaid(writer, list(dict.fromkeys([*plain, *references])), rows)
         for name in names:
             if name in writer.virtual:
-                payload = _read_payload(table.column(f"{name}_ref"))
+                payload = read_payload(table.column(f"{name}_ref"))
                 table = table.append_column(pa.field(name, pa.large_binary()), payload)
         if writer.when is None or not names:
             return table
@@ -189,7 +194,7 @@ def _true(values: pa.ChunkedArray) -> np.ndarray:
     return np.asarray(pc.fill_null(values, False).to_numpy(), bool)
 
 
-def _read_payload(references: pa.ChunkedArray) -> pa.Array:
+def read_payload(references: pa.ChunkedArray) -> pa.Array:
     """Read local media; bytes that no longer have their digest are null."""
     payloads: list[bytes | None] = []
     for reference in references.to_pylist():

@@ -12,11 +12,16 @@ import pyarrow as pa
 
 from winnow.contracts.errors import SetupError
 from winnow.contracts.parameters import result_parameters
-from winnow.filters.rules import PriorityCover, TopFraction
+from winnow.contracts.stage import Stage
+from winnow.filters.expr import Expr
 from winnow.pipeline.arrow_files import from_file, is_payload
 from winnow.pipeline.columns import ShardReader
+from winnow.pipeline.export_exchange import group_rows, partition_bits
+from winnow.pipeline.export_plan import is_global, plan_export
+from winnow.pipeline.export_rows import WORK
 from winnow.pipeline.plan import Pass, Plan
-from winnow.pipeline.selection import SUMMARY
+from winnow.pipeline.recipe import ExportEntry
+from winnow.pipeline.selection import SUMMARY, select_unit
 from winnow.pipeline.shards import Shard
 from winnow.pipeline.storage import Storage
 from winnow.pipeline.work import State, library_versions
@@ -42,13 +47,13 @@ def plan_lines(plan: Plan, state: State | None) -> Iterator[str]:
             yield from _stage_lines(plan, state, step.key)
     yield "filters, in this order:"
     for position, entry_ in enumerate(plan.filters, 1):
-        kind = (
-            "" if not isinstance(entry_.rule, TopFraction | PriorityCover) else " [over all rows]"
-        )
+        kind = "" if isinstance(entry_.rule, Expr) else " [over all rows]"
         yield f"  {position}. {entry_.key}: {entry_.rule}; null: {entry_.on_null}{kind}"
     for export in recipe.exports:
         payloads = ", ".join(export.exporter.payloads(plan.schema)) or "no payload"
         yield f"export {export.key}: {export.exporter.name}, {payloads}, seed {export.seed}"
+        if is_global(export.exporter):
+            yield from _exchange_lines(plan, state, export)
 
 
 def _source_summary(plan: Plan, state: State | None) -> str:
@@ -74,6 +79,60 @@ def _stage_lines(plan: Plan, state: State | None, key: str) -> Iterator[str]:
     use = "" if entry.stage.name == key else f" ({entry.stage.name})"
     yield f"  {key}{use}{when}: {status}"
     yield f"    writes {writes}"
+    if isinstance(entry.stage, Stage):
+        yield from (f"    {note}" for note in entry.stage.notes)
+
+
+def _exchange_lines(plan: Plan, state: State | None, export: ExportEntry) -> Iterator[str]:
+    """Say what a global shuffle reads and writes; a bound where the selection is not known yet."""
+    if state is None:
+        yield "  shuffle: global, a two-pass exchange: kept rows are read twice and written twice"
+        return
+    total = sum(s.num_rows for s in state.shards)
+    summary = _summary_of(state)
+    if summary is None:
+        kept, groups = total, min(-(-total // group_rows(total)), len(state.shards))
+    else:
+        exchange = plan_export(state, export, summary).exchange
+        assert exchange is not None
+        kept, groups = int(summary["kept"]), len(exchange.groups)
+    files = -(-kept // export.exporter.rows_per_file)
+    most = "at most " if summary is None else ""
+    payloads = export.exporter.payloads(plan.schema)
+    media = _media_bytes(plan, state, payloads)
+    size = media * kept / max(total, 1) / 1e6
+    copied = f"media: about {size:,.1f} MB" if media else "size of the media not known yet"
+    if all(p in plan.virtual for p in payloads):
+        copied = "without media, which are read from where they are"
+    factor = 1 + files / (1 << partition_bits(files)) if files > 1 else 1.0
+    yield f"  shuffle: global, a two-pass exchange of {most}{kept:,} rows"
+    yield (
+        f"    pass 1 reads {len(state.shards)} shards and writes {most}{groups} files ({copied}) "
+        f"to {WORK}/"
+    )
+    yield (
+        f"    pass 2 writes {most}{files} files; each opens all {groups} of pass 1 and reads "
+        f"{factor:.2f} times its own rows"
+    )
+
+
+def _summary_of(state: State) -> dict[str, Any] | None:
+    """Return the summary of the selection as it is now; None where it was not made yet."""
+    name = f"ledger/{select_unit(state).selection}/{SUMMARY}"
+    if not state.storage.exists(name):
+        return None
+    found: dict[str, Any] = json.loads(state.storage.read(name))
+    return found
+
+
+def _media_bytes(plan: Plan, state: State, payloads: list[str]) -> int:
+    """Return the bytes of the files that hold payloads, as far as they are there."""
+    total = 0
+    for writer in {plan.origins[p] for p in payloads if p not in plan.virtual}:
+        columns = state.sets[writer]
+        sizes = state.storage.sizes(columns.folder)
+        total += sum(sizes.get(columns.file(s), 0) for s in state.contents)
+    return total
 
 
 def mixture_warnings(plan: Plan, state: State) -> Iterator[str]:
@@ -169,7 +228,7 @@ def explain(
     for shard in state.shards:
         # A run that failed half-way has no files for its later stages.
         sets = tuple(s for s in state.sets.values() if storage.exists(s.file(shard)))
-        reader = ShardReader(storage, sets, shard, state.all_patches(shard.content_id))
+        reader = ShardReader(storage, sets, shard, state.all_patches(shard.id))
         for position in _positions(storage, shard, wanted):
             stories.append(_story(plan, reader, storage, shard, position, summary, selected))
     if not stories:

@@ -10,10 +10,9 @@ from pathlib import Path
 
 from winnow.contracts.errors import ShardError
 from winnow.contracts.stage import Resources, WorkerOptions
-from winnow.pipeline.child import describe
 from winnow.pipeline.executor import Executor, Outcome
-from winnow.pipeline.supervisor import Supervisor, _error
-from winnow.pipeline.units import Breadcrumb, Unit, WorkerContext
+from winnow.pipeline.supervisor import Supervisor
+from winnow.pipeline.units import Breadcrumb, Unit, WorkerContext, as_shard_error
 
 
 class InProcessExecutor(Executor):
@@ -60,7 +59,7 @@ class InProcessExecutor(Executor):
         try:
             outcome: Outcome = unit.run(self._context)
         except Exception as error:  # noqa: BLE001 - the boundary: whatever fails, the unit failed
-            outcome = _error(describe(error))
+            outcome = as_shard_error(error)
         finally:
             breadcrumb.close()
             path.unlink(missing_ok=True)

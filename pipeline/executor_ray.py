@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,21 +98,22 @@ class RayExecutor(Executor):
         self._owns_ray = start_ray(address, num_cpus)
         self._pools: dict[Resources, list[_Slot]] = {}
 
-    def prepare(self, shapes: Iterable[Resources], later: Iterable[Resources] = ()) -> None:
+    def prepare(
+        self,
+        shapes: Iterable[Resources],
+        later: Iterable[Resources] = (),
+        names: Mapping[Resources, str] | None = None,
+    ) -> None:
         """Divide the cluster among the shapes, those with GPUs first.
 
-        ``later``: shapes that are needed when the others are idle; they get workers then. Raises
-        SetupError for a shape that the whole cluster cannot hold.
+        ``later``: shapes that are needed when the others are idle; they get workers then.
+        ``names``: what a message calls a shape's user. Raises SetupError for a shape that no node
+        of the cluster can hold.
         """
+        for shape in {*shapes, *later}:
+            check_fits(shape, (names or {}).get(shape, "a stage"))
         total = ray.cluster_resources()
         cpus, gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
-        for shape in {*shapes, *later}:
-            if shape.num_cpus > cpus or shape.num_gpus > gpus:
-                msg = (
-                    f"a stage needs {shape.num_cpus:g} CPUs and {shape.num_gpus:g} GPUs; the "
-                    f"cluster has {cpus:g} and {gpus:g}"
-                )
-                raise SetupError(msg)
         ordered = sorted(set(shapes), key=lambda r: (-r.num_gpus, -r.num_cpus, r.memory_bytes))
         for index, shape in enumerate(ordered):
             kept = sum(other.num_cpus for other in ordered[index + 1 :])
@@ -124,6 +125,8 @@ class RayExecutor(Executor):
             self._pools[shape] = [self._new_slot(shape) for _ in range(count)]
 
     def room(self, resources: Resources) -> int:
+        if resources not in self._pools:
+            check_fits(resources, "a stage")
         slots = self._pools.setdefault(resources, [])
         if not slots:
             slots.append(self._new_slot(resources))
@@ -264,6 +267,26 @@ class RayExecutor(Executor):
             max_concurrency=2,
         ).remote(self._options)
         return _Slot(actor=actor, ready=actor.ready.remote(), began=time.monotonic())
+
+
+def check_fits(shape: Resources, who: str) -> None:
+    """Raise SetupError for a shape that no node of the cluster can hold, however idle it is."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    needs = {"CPU": shape.num_cpus, "GPU": shape.num_gpus, "memory": float(shape.memory_bytes)}
+    if any(all(node.get(k, 0.0) >= need for k, need in needs.items()) for node in nodes):
+        return
+    found = sorted({_sizes({k: node.get(k, 0.0) for k in needs}) for node in nodes})
+    msg = (
+        f"{who} needs {_sizes(needs)} on one machine; the cluster has machines with "
+        f"{'; '.join(found) or 'nothing'}"
+    )
+    raise SetupError(msg)
+
+
+def _sizes(resources: Mapping[str, float]) -> str:
+    text = f"{resources['CPU']:g} CPUs and {resources['GPU']:g} GPUs"
+    memory = resources["memory"]
+    return f"{text} and {memory / 2**30:.1f} GiB of memory" if memory else text
 
 
 def start_ray(address: str | None, num_cpus: int | None) -> bool:

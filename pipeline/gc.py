@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,15 +11,18 @@ from pathlib import Path
 
 from winnow.contracts.errors import RunError, SetupError
 from winnow.pipeline.export_plan import plan_export
-from winnow.pipeline.export_unit import MANIFEST, WORK
+from winnow.pipeline.export_rows import WORK
+from winnow.pipeline.export_unit import MANIFEST
 from winnow.pipeline.plan import make_plan
 from winnow.pipeline.recipe import parse_recipe
-from winnow.pipeline.run import current_state
+from winnow.pipeline.run import made_name
 from winnow.pipeline.selection import SUMMARY, select_unit
 from winnow.pipeline.shards import FILES, ROWS, index_name
 from winnow.pipeline.storage import Storage
+from winnow.pipeline.work import current_state
 
 STALE_S = 3600.0
+_RECORD = re.compile(r"[0-9a-f]{32}\.json")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,7 +41,9 @@ def find_garbage(storage: Storage) -> Garbage:
         msg = f"{storage.root} has no recorded recipe; it does not look like a workspace"
         raise SetupError(msg)
     for name in recorded:
-        used |= _used_by(storage, f"runs/{name}")
+        recipe = name.removesuffix(".yaml")
+        used |= _used_by(storage, f"runs/{name}") | _made_by(storage, made_name(recipe))
+        used.add(made_name(recipe))
     found = [
         name
         for folder, keep in (("columns", used), ("ledger", used), ("export", used))
@@ -49,6 +55,8 @@ def find_garbage(storage: Storage) -> Garbage:
             found += _old_shards(storage, folder, used)
     found += [n for n in (f"{ROWS}/{n}" for n in storage.names(ROWS)) if _is_unused_row(n, used)]
     found += [n for n in (f"{FILES}/{n}" for n in storage.names(FILES)) if n not in used]
+    records = [f"runs/{n}" for n in storage.names("runs") if _RECORD.fullmatch(n)]
+    found += [n for n in records if n not in used]
     found += [f"{WORK}/{n}" for n in storage.names(WORK) if _is_done(storage, n, used)]
     found += _stale(storage)
     sizes = storage.sizes("")
@@ -90,6 +98,25 @@ def _used_by(storage: Storage, name: str) -> set[str]:
     if storage.exists(f"ledger/{selection}/{SUMMARY}"):
         summary = json.loads(storage.read(f"ledger/{selection}/{SUMMARY}"))
         used |= {plan_export(state, e, summary).job.folder for e in recipe.exports}
+    return used
+
+
+def _made_by(storage: Storage, name: str) -> set[str]:
+    """Return what a recipe's latest whole run made.
+
+    It is in use until the recipe runs again, even where another recipe's patches have given the
+    selection, or a stage over all rows, another name by now.
+    """
+    if not storage.exists(name):
+        return set()
+    made = json.loads(storage.read(name))
+    ledger = f"ledger/{made['selection']}"
+    used = {ledger, *made["exports"].values(), *made["columns"].values()}
+    if storage.exists(f"{ledger}/{SUMMARY}"):
+        for shard in json.loads(storage.read(f"{ledger}/{SUMMARY}"))["shards"]:
+            content = shard.partition("~")[0]
+            used.add(f"{ROWS}/{content}.parquet")
+            used |= {f"{f}/{i}" for f in made["columns"].values() for i in (shard, content)}
     return used
 
 

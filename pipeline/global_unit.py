@@ -34,7 +34,7 @@ class GlobalUnit(Unit):
     sets: tuple[ColumnSet, ...]
     shards: tuple[Shard, ...]
     patches: Mapping[str, Patches] = field(default_factory=dict)
-    """Content id -> patches."""
+    """Shard id -> patches."""
     record: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -75,7 +75,7 @@ class _Inputs(GlobalInputs):
 
     def table(self, shard: ShardRef) -> pa.Table:
         found, unit = self._by_id[shard.id], self._unit
-        patches = unit.patches.get(found.content_id, {})
+        patches = unit.patches.get(found.id, {})
         reader = ShardReader(unit.storage, unit.sets, found, patches)
         return reader.read([n for n in unit.stage.reads.names if n != "uid"])
 

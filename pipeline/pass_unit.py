@@ -192,7 +192,9 @@ class PassUnit(Unit):
             needed |= {n for t in self.tasks if t.when is not None for n in t.when.columns()}
         table = reader.take(sorted(needed - written), at)
         found = []
-        with MediaCache(MEDIA_BUDGET_BYTES, context.options.decode_threads) as cache:
+        full_size = any(t.stage.decodes_full_size for t in self.tasks)
+        threads = context.options.decode_threads
+        with MediaCache(MEDIA_BUDGET_BYTES, threads, full_size=full_size) as cache:
             for task in self.tasks:
                 began = time.perf_counter()
                 columns = self._annotate(task, table, start, context, cache)

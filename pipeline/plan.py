@@ -14,7 +14,7 @@ from winnow.contracts.media import MEDIA_REF
 from winnow.contracts.stage import GlobalStage, Resources, Stage
 from winnow.filters import expr
 from winnow.filters.expr import Expr
-from winnow.filters.rules import PriorityCover, TopFraction
+from winnow.filters.rules import PriorityCover, RandomRows, TopFraction
 from winnow.pipeline.arrow_files import is_payload
 from winnow.pipeline.columns import SOURCE, ColumnSet
 from winnow.pipeline.recipe import FilterEntry, Recipe, StageEntry
@@ -75,6 +75,12 @@ class Plan:
             names |= entry.when.columns()
         return tuple(sorted({self.origins[n] for n in names if n != "uid"}))
 
+    def placed(self, key: str) -> bool:
+        """Whether a stage's columns depend on all rows, by what it or its gate reads."""
+        if self.entry(key).is_global:
+            return True
+        return any(self.placed(w) for w in self.inputs(key, gate=True) if w != SOURCE)
+
     def column_set(self, key: str, fingerprint: str) -> ColumnSet:
         """Return where a stage's columns are, given its fingerprint."""
         entry = self.entry(key)
@@ -83,7 +89,7 @@ class Plan:
             folder=f"columns/{entry.stage.name}-{fingerprint}",
             schema=entry.stage.writes,
             when=entry.when,
-            is_global=entry.is_global,
+            placed=self.placed(key),
         )
 
     def source_set(self) -> ColumnSet:
@@ -238,12 +244,18 @@ def _check_rule(entry: FilterEntry, schema: pa.Schema) -> list[str]:
 
 
 def _check_covers_last(filters: Iterable[FilterEntry]) -> list[str]:
-    """A cover keeps a row because it survives: a later filter must not take that row away."""
+    """A cover keeps a row because it survives: a later filter must not take that row away.
+
+    A random draw may: it takes rows whatever they are, and an exact size needs the last word.
+    """
     seen: str | None = None
     for entry in filters:
         if isinstance(entry.rule, PriorityCover):
+            if seen is not None:
+                said = f"filters.{entry.key} comes after filters.{seen}: a recipe has one of them"
+                return [said]
             seen = entry.key
-        elif seen is not None:
+        elif seen is not None and not isinstance(entry.rule, RandomRows):
             return [
                 f"filters.{entry.key} comes after filters.{seen}: put {seen} last, or a duplicate "
                 f"is dropped for a row that {entry.key} drops too"

@@ -120,17 +120,17 @@ def parse_recipe(text: str, file: str = "<recipe>", overrides: Sequence[str] = (
     if not isinstance(data, dict):
         msg = "a recipe is a mapping with at least `name` and `source`"
         raise RecipeError(msg, place=file)
-    for override in overrides:
-        _override(data, override)
+    for change in overrides:
+        override(data, change)
     return _Parser(data, places).recipe(file)
 
 
-def _override(data: dict[str, Any], override: str) -> None:
+def override(data: dict[str, Any], change: str) -> None:
     """Apply one ``a.b.c=value``; the value is YAML."""
-    target, equals, raw = override.partition("=")
+    target, equals, raw = change.partition("=")
     keys = target.split(".")
     if not equals or not all(keys):
-        msg = f"--set {override!r}: write it as section.name.parameter=value"
+        msg = f"--set {change!r}: write it as section.name.parameter=value"
         raise RecipeError(msg)
     value, _ = load_yaml(raw, f"--set {target}")
     place = data

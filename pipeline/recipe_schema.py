@@ -30,26 +30,26 @@ def recipe_schema() -> dict[str, Any]:
     schema["title"] = "Winnow recipe"
     schema.pop("description", None)
     properties = schema["properties"]
-    properties["source"] = _union(SOURCES.items(), "source", definitions, default=None)
+    properties["source"] = union(SOURCES.items(), "source", definitions, default=None)
     properties["media"] = _parameters(MediaCaps, {})
-    properties["stages"] = _section(stages, "stage", definitions, {"when": WHEN}, [])
-    properties["filters"] = _section(
+    properties["stages"] = section(stages, "stage", definitions, {"when": WHEN}, [])
+    properties["filters"] = section(
         FILTERS.items(), "filter", definitions, {"on_null": ON_NULL}, ["on_null"]
     )
-    exporters = _union(EXPORTERS.items(), "exporter", definitions, default="webdataset")
+    exporters = union(EXPORTERS.items(), "exporter", definitions, default="webdataset")
     properties["export"] = {"type": "object", "additionalProperties": exporters}
     schema["$defs"] = definitions
     return schema
 
 
-def _section(
+def section(
     entries: Iterable[tuple[str, Callable[..., Any]]],
     kind: str,
     definitions: dict[str, Any],
     extra: dict[str, Any],
     required: list[str],
 ) -> dict[str, Any]:
-    """A mapping whose keys are names of the registry, or free names with ``use``."""
+    """Return a mapping whose keys are names of the registry, or free names with ``use``."""
     known, aliases = {}, []
     for name, factory in entries:
         body = _parameters(factory, extra)
@@ -63,12 +63,13 @@ def _section(
     return {"type": "object", "properties": known, "additionalProperties": {"anyOf": aliases}}
 
 
-def _union(
+def union(
     entries: Iterable[tuple[str, Callable[..., Any]]],
     kind: str,
     definitions: dict[str, Any],
     default: str | None,
 ) -> dict[str, Any]:
+    """Return one of the registry's entries, chosen by ``use``."""
     options = []
     for name, factory in entries:
         body = _parameters(factory, {})

@@ -149,7 +149,7 @@ class Scan:
     def reader(self, shard: Shard) -> ShardReader:
         """Return a reader of all columns of a shard."""
         sets = tuple(self._state.sets.values())
-        patches = self._state.all_patches(shard.content_id)
+        patches = self._state.all_patches(shard.id)
         return ShardReader(self._storage, sets, shard, patches)
 
     def ledger(self, shard: Shard, names: Sequence[str]) -> pa.Table:

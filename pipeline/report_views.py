@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from winnow.filters import expr
 from winnow.filters.expr import Column, Compare, Constant, Expr, IsIn, IsNull, Logic, Not
-from winnow.filters.rules import PriorityCover, TopFraction
+from winnow.filters.rules import PriorityCover, RandomRows, TopFraction
 from winnow.pipeline.plan import Plan
 from winnow.pipeline.recipe import FilterEntry
 
@@ -161,6 +161,8 @@ def _panels(entry: FilterEntry, rule_text: str, schema: pa.Schema) -> list[Panel
         return [_measure(expr.col(rule.column), schema, cuts)]
     if isinstance(rule, PriorityCover):
         return [_lengths(rule.neighbors)]
+    if isinstance(rule, RandomRows):
+        return []
     collector = _Collector(schema)
     collector.walk(rule, negated=False)
     return collector.panels()

@@ -4,36 +4,37 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from winnow.contracts.errors import SetupError
 from winnow.contracts.exporter import ExportContext
-from winnow.contracts.stage import Resources, Stage, WorkerOptions
-from winnow.pipeline.executor import Drive, Executor, Failure
-from winnow.pipeline.executor_inprocess import InProcessExecutor
-from winnow.pipeline.export_plan import plan_export
+from winnow.contracts.stage import Resources
+from winnow.pipeline.columns import SOURCE
+from winnow.pipeline.executor import Drive, Failure
+from winnow.pipeline.export_plan import ExportPlan, plan_export
 from winnow.pipeline.export_unit import FinishUnit, manifest_schema
 from winnow.pipeline.fingerprint import digest
 from winnow.pipeline.pass_unit import PassUnit
+from winnow.pipeline.placement import AUTO_RAY_ROWS as AUTO_RAY_ROWS
+from winnow.pipeline.placement import Placement, fetches, keys_of
 from winnow.pipeline.plan import Pass, Plan, check_models, make_plan
+from winnow.pipeline.preflight import preflight_units
 from winnow.pipeline.progress import Progress
-from winnow.pipeline.recipe import ExportEntry, Recipe, StageEntry
+from winnow.pipeline.recipe import ExportEntry, Recipe
 from winnow.pipeline.selection import SUMMARY, select_unit
-from winnow.pipeline.shards import IngestUnit, Shard, index_name, list_shards
+from winnow.pipeline.shards import IngestUnit, index_name, list_shards
 from winnow.pipeline.storage import Storage
 from winnow.pipeline.units import Unit, UnitResult
 from winnow.pipeline.work import State
+from winnow.pipeline.work import current_shards as current_shards
+from winnow.pipeline.work import current_state as current_state
 
 log = logging.getLogger(__name__)
 
-AUTO_RAY_ROWS = 20_000
-"""With ``executor="auto"``, work on fewer rows than this stays in the driver's process."""
 LATEST = "runs/_latest.json"
 
 
@@ -97,14 +98,12 @@ class _Run:
     ) -> None:
         self.plan, self.storage, self.options, self.progress = plan, storage, options, progress
         self.report = RunReport()
-        self._stack = stack
-        self._executor: Executor | None = None
-        self._resolve: dict[str, str] = dict(options.resolve)
-        self._serving = False
+        self._placement = Placement(plan, storage, options, stack)
 
     def execute(self) -> RunReport:
         recipe = self.plan.recipe
         files = recipe.source.files()
+        self._placement.reserve()
         text = recipe.to_yaml()
         self.storage.put(f"runs/{digest(text)}.yaml", text.encode())
         names = self._ingest(files)
@@ -146,7 +145,7 @@ class _Run:
     def _annotate(self, state: State) -> bool:
         """Run all steps; False where a failure left a global stage without its input."""
         for segment in _segments(self.plan):
-            keys = [k for step in segment for k in _keys(step)]
+            keys = [k for step in segment for k in keys_of(step)]
             for key in keys:
                 state.enter(key)
             if isinstance(segment[0], Pass):
@@ -159,14 +158,26 @@ class _Run:
         return True
 
     def _run_passes(self, state: State, passes: list[Pass], keys: list[str]) -> None:
-        for key in keys:
-            state.write_record(key)
         first = [u for s in state.contents if (u := state.next_unit(s, passes)) is not None]
-        if not first:
-            return
         rows = sum(state.missing_pass(p) for p in passes)
         rows = max(rows, sum(u.shard.num_rows for u in first if isinstance(u, PassUnit)))
-        self._drive_passes(state, passes, first, rows)
+        if first:
+            if any(fetches(p.entries) for p in passes):
+                self._placement.serve()
+            self._preflight(state, passes, rows)
+        for key in keys:
+            state.write_record(key)
+        if first:
+            self._drive_passes(state, passes, first, rows)
+
+    def _preflight(self, state: State, passes: list[Pass], rows: int) -> None:
+        """Ask stages whether they can work at all; what they answer ends the run."""
+        units = list(preflight_units(state, passes))
+        if units:
+            executor = self._placement.executor(rows, [p.resources for p in passes])
+            for failure in Drive(executor=executor).run(units):
+                if not failure.error.retryable:
+                    raise SetupError(failure.error.message)
 
     def _drive_passes(self, state: State, passes: list[Pass], first: list[Unit], rows: int) -> None:
 
@@ -177,8 +188,6 @@ class _Run:
             if following is not None:
                 yield following
 
-        if any(_fetches(p.entries) for p in passes):
-            self._serve()
         step = " > ".join(k for p in passes for k in p.keys)
         self._drive(
             step, first, rows, rows=rows, follow=follow, shapes=[p.resources for p in passes]
@@ -202,9 +211,7 @@ class _Run:
             return
         rows = int(summary["kept"])
         step = f"export {entry.key}"
-        if not self._drive(f"{step}: keys", [plan.repeats], 0, rows=0):
-            return
-        if not self._drive(step, plan.buckets, rows, rows=rows):
+        if not self._write_rows(step, plan, rows):
             return
         recipe = self.plan.recipe
         context = ExportContext(
@@ -220,7 +227,24 @@ class _Run:
             description=recipe.description,
         )
         unit = FinishUnit(job=plan.job, names=plan.names, context=context)
-        self._drive(f"{step}: manifest", [unit], 0, rows=0)
+        done = self._drive(f"{step}: manifest", [unit], 0, rows=0)
+        if done and plan.exchange is not None:
+            plan.exchange.clear()
+
+    def _write_rows(self, step: str, plan: ExportPlan, rows: int) -> bool:
+        """Write an export's data files; False where some unit failed."""
+        if plan.exchange is None:
+            keyed = self._drive(f"{step}: keys", [plan.repeats], 0, rows=0)
+            return keyed and self._drive(step, plan.buckets, rows, rows=rows)
+        if not self._drive(f"{step}: exchange", plan.exchange.groups, rows, rows=rows):
+            return False
+        try:
+            merges = plan.exchange.merges()
+        except FileNotFoundError:
+            if plan.done:  # by another run, which has removed the files of pass 1
+                return True
+            raise
+        return self._drive(step, merges, rows, rows=rows)
 
     def _drive(
         self,
@@ -236,7 +260,7 @@ class _Run:
         units = list(units)
         if not units:
             return True
-        executor = self._get_executor(rows, shapes or [u.resources for u in units])
+        executor = self._placement.executor(rows, shapes or [u.resources for u in units])
         self.progress.start(step, total)
 
         def followed(unit: Unit, result: UnitResult) -> Iterable[Unit]:
@@ -260,67 +284,30 @@ class _Run:
                 tally[name] += value  # type: ignore[assignment]
             self.report.computed_rows += int(counters.get("rows", 0))
 
-    def _get_executor(self, rows: int, shapes: list[Resources]) -> Executor:
-        kind = self.options.executor
-        wants_gpu = any(s.num_gpus for s in shapes)
-        if kind == "auto":
-            big = rows >= AUTO_RAY_ROWS and (os.cpu_count() or 1) > 1
-            kind = "ray" if big or self.options.address or wants_gpu else "inprocess"
-        if isinstance(self._executor, InProcessExecutor) and kind == "ray":
-            self._executor.close()
-            self._executor = None
-        if self._executor is None:
-            self._executor = self._new_executor(kind, shapes)
-            self._stack.callback(self._executor.close)
-        return self._executor
-
-    def _new_executor(self, kind: str, shapes: list[Resources]) -> Executor:
-        if kind == "ray" and _fetches(self.plan.recipe.stages):
-            self._serve()
-        options = self._worker_options()
-        if kind == "inprocess":
-            crumbs = Path(self.storage.path("attempts")) if self.storage.is_local else None
-            return InProcessExecutor(options, crumbs)
-        from winnow.pipeline.executor_ray import RayExecutor
-
-        executor = RayExecutor(
-            options,
-            address=self.options.address,
-            num_cpus=self.options.num_cpus,
-            workers=self.options.workers,
-            deadline_s=self.options.deadline_s,
-        )
-        steps = self.plan.steps
-        passes = {s.resources for s in steps if isinstance(s, Pass)}
-        later = [s.stage.resources for s in steps if not isinstance(s, Pass)]
-        executor.prepare(passes or shapes, [*shapes, *later])
-        return executor
-
-    def _worker_options(self) -> WorkerOptions:
-        return WorkerOptions(resolve=self._resolve, caps=self.plan.recipe.media)
-
-    def _serve(self) -> None:
-        """Start the source's own server, if it has one, before anything is fetched from it."""
-        serve = getattr(self.plan.recipe.source, "serve", None)
-        if serve is not None and not self._serving:
-            self._serving = True
-            served = self._stack.enter_context(serve())
-            self._resolve.update({k: v for k, v in served.items() if k not in self._resolve})
-
     def _finished(self) -> RunReport:
+        name = digest(self.plan.recipe.to_yaml())
         latest = {
-            "recipe": digest(self.plan.recipe.to_yaml()),
+            "recipe": name,
             "selection": self.report.selection,
             "exports": self.report.exports,
             "failures": [str(f) for f in self.report.failures],
         }
         if self.report.selection or self.report.failures:
             self.storage.replace(LATEST, json.dumps(latest, indent=1).encode())
+        state = self.report.state
+        if self.report.selection and not self.report.failures and state is not None:
+            made = {
+                "selection": self.report.selection,
+                "exports": self.report.exports,
+                "columns": {k: s.folder for k, s in state.sets.items() if k != SOURCE},
+            }
+            self.storage.replace(made_name(name), json.dumps(made, indent=1).encode())
         return self.report
 
 
-def _fetches(entries: Iterable[StageEntry]) -> bool:
-    return any(isinstance(e.stage, Stage) and not e.stage.deterministic for e in entries)
+def made_name(recipe: str) -> str:
+    """Return the name of the file that says what a recipe's latest whole run made, for gc."""
+    return f"runs/{recipe}.json"
 
 
 def _segments(plan: Plan) -> list[list[Any]]:
@@ -334,10 +321,6 @@ def _segments(plan: Plan) -> list[list[Any]]:
     return segments
 
 
-def _keys(step: Any) -> tuple[str, ...]:
-    return step.keys if isinstance(step, Pass) else (step.key,)
-
-
 @contextmanager
 def quiet_interrupt() -> Iterator[None]:
     """Let Ctrl-C end a run without a traceback: what is committed stays."""
@@ -346,23 +329,3 @@ def quiet_interrupt() -> Iterator[None]:
     except KeyboardInterrupt:
         log.warning("stopped; what was done is kept: run the same command again to go on")
         raise SystemExit(130) from None
-
-
-def current_shards(plan: Plan, storage: Storage) -> tuple[Shard, ...] | None:
-    """Return the shards of a source that was read before; None where some file was not."""
-    recipe = plan.recipe
-    names = [index_name(recipe.source, f, recipe.rows_per_shard) for f in recipe.source.files()]
-    if not all(storage.exists(name) for name in names):
-        return None
-    return tuple(list_shards(storage, names))
-
-
-def current_state(plan: Plan, storage: Storage) -> State | None:
-    """Return what a workspace holds of a plan; None where some source file was not read yet."""
-    shards = current_shards(plan, storage)
-    if shards is None:
-        return None
-    state = State(plan=plan, storage=storage, shards=shards)
-    for entry in plan.recipe.stages:
-        state.enter(entry.key)
-    return state

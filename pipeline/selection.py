@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 import tempfile
+from collections import deque
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,19 +18,26 @@ import pyarrow.compute as pc
 from winnow.contracts.errors import ShardError
 from winnow.filters import expr
 from winnow.filters.expr import Expr
-from winnow.filters.rules import PriorityCover, TopFraction
+from winnow.filters.rules import PriorityCover, RandomRows, TopFraction
 from winnow.pipeline.arrow_files import UID, ShardWriter
 from winnow.pipeline.columns import ColumnSet, Patches, ShardReader
+from winnow.pipeline.draw import RandomDraw, as_share, hashes_of
 from winnow.pipeline.fingerprint import digest
+from winnow.pipeline.ledger_values import json_objects
 from winnow.pipeline.recipe import FilterEntry
 from winnow.pipeline.shards import Shard
 from winnow.pipeline.storage import Storage
 from winnow.pipeline.units import Unit, UnitResult, WorkerContext
 from winnow.pipeline.work import State
 
+if TYPE_CHECKING:
+    import duckdb
+
 SUMMARY = "_ledger.json"
 REPEATED = "repeated_row"
 MEMORY_LIMIT = "1GB"
+WRITERS = 4
+"""Ledger files that are written at once."""
 
 LEDGER = pa.schema(
     [
@@ -77,13 +84,11 @@ def select_unit(state: State) -> SelectUnit:
         names.add(REPEATED)
     # What gates read decides too, on which rows a stage's columns are null.
     writers = state.closure(state.plan.origins[n] for n in names if n != "uid")
-    patches = {s.content_id: state.all_patches(s.content_id) for s in state.contents}
+    patches = {s.id: state.all_patches(s.id) for s in state.shards}
     used = {w: state.fingerprints[w] for w in writers}
     gates = {w: str(state.sets[w].when) for w in writers}
     rules = [[f.key, str(f.rule), repr(f.rule), f.on_null] for f in state.plan.filters]
-    pool = [
-        [s.id, {w: p for w, p in patches[s.content_id].items() if w in used}] for s in state.shards
-    ]
+    pool = [[s.id, {w: p for w, p in patches[s.id].items() if w in used}] for s in state.shards]
     return SelectUnit(
         storage=state.storage,
         selection=digest([rules, used, gates, sorted(map(json.dumps, pool))]),
@@ -117,6 +122,7 @@ class _Selector:
         known = {n for s in unit.sets for n in s.schema.names}
         self._has_repeats = REPEATED in known
         self._thresholds: dict[int, float | None] = {}
+        self._draws: dict[int, RandomDraw] = {}
         self._cover: Any = None
         self._cover_index: int | None = None
 
@@ -124,6 +130,8 @@ class _Selector:
         for index, entry in enumerate(self._unit.filters):
             if isinstance(entry.rule, TopFraction):
                 self._thresholds[index] = self._rank(index, entry.rule)
+            elif isinstance(entry.rule, RandomRows):
+                self._draws[index] = self._drawn(index, entry.rule)
             elif isinstance(entry.rule, PriorityCover):
                 self._cover_index = index
                 self._cover = self._covered(index, entry.rule)
@@ -134,12 +142,19 @@ class _Selector:
         ]
         kept = rows = 0
         kept_per_shard: list[int] = []
-        for number, (shard, table) in enumerate(self._tables()):
-            ledger, alive = self._ledger(number, shard, table, funnel)
-            self._write(shard, ledger)
-            kept, rows = kept + int(alive.sum()), rows + shard.num_rows
-            kept_per_shard.append(int(alive.sum()))
-            context.progress(shard.num_rows)
+        with ThreadPoolExecutor(WRITERS) as writers:
+            writing: deque[Future[None]] = deque()
+            for number, (shard, table) in enumerate(self._tables()):
+                ledger, alive = self._ledger(number, shard, table, funnel)
+                # Flushing a file to the disk takes longer than making it.
+                writing.append(writers.submit(self._write, shard, ledger))
+                if len(writing) > WRITERS:
+                    writing.popleft().result()
+                kept, rows = kept + int(alive.sum()), rows + shard.num_rows
+                kept_per_shard.append(int(alive.sum()))
+                context.progress(shard.num_rows)
+            for write in writing:
+                write.result()
         return self._summary(rows, kept, funnel) | {"kept_per_shard": kept_per_shard}
 
     def _summary(self, rows: int, kept: int, funnel: list[dict[str, Any]]) -> dict[str, Any]:
@@ -166,11 +181,11 @@ class _Selector:
         if self._has_repeats and REPEATED not in names:
             names.append(REPEATED)
         for shard in self._unit.shards:
-            patches = self._unit.patches.get(shard.content_id, {})
+            patches = self._unit.patches.get(shard.id, {})
             reader = ShardReader(self._unit.storage, self._unit.sets, shard, patches)
             yield shard, reader.read(names)
 
-    def _masks(self, table: pa.Table, stop: int) -> _Masks:
+    def _masks(self, number: int, table: pa.Table, stop: int) -> _Masks:
         """Evaluate the first ``stop`` filters; a cover is not evaluated here."""
         masks = _Masks([], [])
         for index, entry in enumerate(self._unit.filters[:stop]):
@@ -178,6 +193,10 @@ class _Selector:
                 values = expr.evaluate(entry.rule, table)
             elif isinstance(entry.rule, TopFraction):
                 values = self._in_top(index, entry.rule, table)
+            elif isinstance(entry.rule, RandomRows):
+                masks.refused.append(~self._draws[index].kept(number, table))
+                masks.null.append(np.zeros(table.num_rows, bool))
+                continue
             else:
                 masks.refused.append(np.zeros(table.num_rows, bool))
                 masks.null.append(np.zeros(table.num_rows, bool))
@@ -198,10 +217,10 @@ class _Selector:
         """Return the value at descending rank min(int(n * f), n - 1); None without values."""
         database = self._database()
         database.execute("CREATE TABLE scores (value DOUBLE)")
-        for _, table in self._tables():
+        for number, (_, table) in enumerate(self._tables()):
             values = np.asarray(table.column(rule.column).to_numpy(), np.float64)
             if rule.over == "survivors":
-                values = values[self._masks(table, index).survivors(index, table.num_rows)]
+                values = values[self._survivors(number, table, index)]
             elif self._has_repeats:
                 repeated = pc.fill_null(table.column(REPEATED), False).to_numpy()
                 values = values[~np.asarray(repeated, bool)]
@@ -226,14 +245,26 @@ class _Selector:
 
         state = cover.PriorityCoverState(rule, self._scratch)
         for number, (_, table) in enumerate(self._tables()):
-            alive = self._masks(table, index).survivors(index, table.num_rows)
-            state.accumulate(number, table, alive)
+            state.accumulate(number, table, self._survivors(number, table, index))
         return state
+
+    def _drawn(self, index: int, rule: RandomRows) -> RandomDraw:
+        draw = RandomDraw(rule, self._scratch)
+        for number, (_, table) in enumerate(self._tables()):
+            draw.accumulate(number, table, self._survivors(number, table, index))
+        draw.finish()
+        return draw
+
+    def _survivors(self, number: int, table: pa.Table, index: int) -> np.ndarray:
+        alive = self._masks(number, table, index).survivors(index, table.num_rows)
+        if self._cover is not None:  # it comes before ``index``, or it would not be known yet
+            alive[self._cover.result(number)[0]] = False
+        return alive
 
     def _ledger(
         self, number: int, shard: Shard, table: pa.Table, funnel: list[dict[str, Any]]
     ) -> tuple[pa.Table, np.ndarray]:
-        masks = self._masks(table, len(self._unit.filters))
+        masks = self._masks(number, table, len(self._unit.filters))
         duplicate_of: dict[int, bytes] = {}
         if self._cover is not None and self._cover_index is not None:
             rows, originals = self._cover.result(number)
@@ -255,18 +286,23 @@ class _Selector:
     ) -> pa.Table:
         names = [f.key for f in self._unit.filters]
         index = pa.array(reason, pa.int32(), mask=reason < 0)
-        values = np.full(table.num_rows, None, object)
+        values = [pa.nulls(1, pa.string())]
+        place, end = np.zeros(table.num_rows, np.int64), 1
         for number, entry in enumerate(self._unit.filters):
             at = np.flatnonzero(reason == number)
             if len(at):
-                values[at] = _as_json(table, entry, at)
-        originals = pa.array([duplicate_of.get(i) for i in range(len(reason))], pa.binary(16))
+                values.append(_as_json(table, entry, at))
+                place[at] = np.arange(end, end + len(at))
+                end += len(at)
+        originals = pa.nulls(len(reason), pa.binary(16))
+        if duplicate_of:
+            originals = pa.array(map(duplicate_of.get, range(len(reason))), pa.binary(16))
         return pa.table(
             [
                 table.column("uid"),
                 pc.if_else(pa.array(reason < 0), "kept", "dropped"),
                 pc.take(pa.array(names or [""], pa.string()), index),
-                pa.array(values, pa.string()),
+                pc.take(pa.concat_arrays(values), pa.array(place)),
                 pc.take(
                     pa.array([self._threshold_text(i) for i in range(len(names))] or [""]), index
                 ),
@@ -279,6 +315,8 @@ class _Selector:
         rule = self._unit.filters[index].rule
         if isinstance(rule, TopFraction):
             return f"{rule.column} >= {self._thresholds.get(index)} ({rule})"
+        if isinstance(rule, RandomRows):
+            return self._draws[index].threshold()
         return str(rule)
 
     def _write(self, shard: Shard, ledger: pa.Table) -> None:
@@ -289,31 +327,22 @@ class _Selector:
             writer.close()
 
     def _database(self) -> duckdb.DuckDBPyConnection:
+        import duckdb
+
         return duckdb.connect(
             str(self._scratch / f"rank-{len(self._thresholds)}.duckdb"),
             config={"memory_limit": MEMORY_LIMIT, "temp_directory": str(self._scratch)},
         )
 
 
-def _as_json(table: pa.Table, entry: FilterEntry, at: np.ndarray) -> list[str]:
+def _as_json(table: pa.Table, entry: FilterEntry, at: np.ndarray) -> pa.Array:
     """Return the values that a rule looked at, as JSON objects."""
+    if isinstance(entry.rule, RandomRows):
+        hashes = hashes_of(entry.rule, table.take(pa.array(at)))
+        texts = [json.dumps({"draw": as_share(value)}) for value in hashes.tolist()]
+        return pa.array(texts, pa.string())
     if isinstance(entry.rule, PriorityCover):
         names = [name for name, _ in entry.rule.prefer]
     else:
         names = sorted(entry.rule.columns())
-    if not names:
-        return ["{}"] * len(at)
-    rows = table.select(names).take(pa.array(at)).to_pylist()
-    return [json.dumps({k: _plain(v) for k, v in row.items()}) for row in rows]
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float):
-        if math.isinf(value):
-            return str(value)  # JSON has no infinity
-        return None if value != value else round(value, 6)
-    if isinstance(value, bytes):
-        return value.hex()
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    return value if isinstance(value, str | int | bool | None) else str(value)
+    return json_objects(table, names, at)

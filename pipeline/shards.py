@@ -38,6 +38,11 @@ class Shard:
     first_row: int
 
 
+def content_of(shard_id: str) -> str:
+    """Return the content id in a shard's id."""
+    return shard_id.partition("~")[0]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IngestUnit(Unit):
     """Reads one source file into rows/<content_id>.parquet files, then commits its index entry."""

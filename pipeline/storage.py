@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import fsspec
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from winnow.contracts.errors import SetupError
@@ -94,7 +95,7 @@ class Storage:
     def parquet(self, name: str) -> pq.ParquetFile:
         """Open a committed Parquet file."""
         if self.is_local:
-            return pq.ParquetFile(self.path(name), memory_map=True)
+            return pq.ParquetFile(pa.memory_map(self.path(name)))
         return pq.ParquetFile(self._fs.open(self.path(name), "rb"))
 
     def put(self, name: str, data: bytes) -> bool:

@@ -20,7 +20,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 from winnow.contracts.errors import ShardError
 from winnow.contracts.stage import WorkerOptions
@@ -118,7 +117,8 @@ class Supervisor:
             suspects = Breadcrumb.read(self._breadcrumb)
             self._end_child()
             return _Died("out of memory", True, suspects)
-        raise _error(value)
+        assert isinstance(value, ShardError)
+        raise value
 
     def _ensure_child(self, unit: Unit) -> Connection:
         if self._child is not None and self._child.poll() is not None:
@@ -159,13 +159,3 @@ class Supervisor:
                 self._child.kill()
                 self._child.wait()
         self._child, self._link = None, None
-
-
-def _error(value: dict[str, Any]) -> ShardError:
-    return ShardError(
-        value["message"],
-        stage=value["stage"],
-        shard=value["shard"],
-        uid=value["uid"],
-        retryable=value["retryable"],
-    )

@@ -5,15 +5,31 @@ from __future__ import annotations
 import abc
 import os
 import struct
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from winnow.contracts.errors import RunError, ShardError
 from winnow.contracts.stage import Resources, Stage, WorkerOptions
 
 MAX_STATES = 8
 """Loaded stages that a worker keeps; the one loaded first goes first."""
+
+
+def as_shard_error(error: Exception) -> ShardError:
+    """Return what failed a unit as the error that every process can read.
+
+    A RunError (a missing model, no GPU) is for a person, and trying again does not help; anything
+    else that is not a ShardError is a bug or bad luck: it keeps its traceback and is tried again.
+    """
+    if isinstance(error, ShardError):
+        return error
+    if isinstance(error, RunError):
+        return ShardError(str(error), retryable=False)
+    text = "".join(traceback.format_exception(error))
+    return ShardError(f"{type(error).__name__}: {error}\n{text}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

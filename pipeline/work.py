@@ -21,7 +21,7 @@ from winnow.pipeline.global_unit import STAGE_FILE, GlobalUnit
 from winnow.pipeline.pass_unit import Mode, PassUnit, StageTask
 from winnow.pipeline.plan import Pass, Plan
 from winnow.pipeline.recipe import StageEntry
-from winnow.pipeline.shards import Shard
+from winnow.pipeline.shards import Shard, content_of, index_name, list_shards
 from winnow.pipeline.storage import Storage
 from winnow.pipeline.units import Unit, UnitResult
 
@@ -47,15 +47,18 @@ class State:
     """Keys of the global stages that are done."""
     retried: set[tuple[str, str]] = field(default_factory=set)
     _numbers: dict[str, int] | None = None
+    _copies: dict[str, list[Shard]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.fingerprints[SOURCE] = "source"
         self.sets[SOURCE] = self.plan.source_set()
+        for shard in self.shards:
+            self._copies.setdefault(shard.content_id, []).append(shard)
 
     @property
     def contents(self) -> list[Shard]:
         """The shards that differ in content, in source order."""
-        return list({s.content_id: s for s in reversed(self.shards)}.values())[::-1]
+        return [copies[0] for copies in self._copies.values()]
 
     def enter(self, key: str) -> None:
         """Compute a stage's fingerprint and look at its files; its inputs must be entered."""
@@ -64,7 +67,7 @@ class State:
         pool: list[str] = []
         if entry.is_global:
             for shard in self.shards:
-                numbers = [f"{w}:{n}" for w in inputs for n in self.patches(w, shard.content_id)]
+                numbers = [f"{w}:{n}" for w in inputs for n in self.patches(w, shard.id)]
                 pool.append(" ".join([shard.id, *numbers]))
             pool.sort()
         known = [self.visible(w) for w in inputs]
@@ -91,14 +94,14 @@ class State:
         writers = sorted({self.plan.origins[n] for n in when.columns() if n != "uid"})
         return digest([fingerprint, str(when), [self.visible(w) for w in writers]])
 
-    def patches(self, writer: str, content_id: str) -> tuple[int, ...]:
+    def patches(self, writer: str, shard_id: str) -> tuple[int, ...]:
         """Return the numbers of a shard's patches of one writer."""
-        suffixes = self.present.get(writer, {}).get(content_id, ())
+        suffixes = self.present.get(writer, {}).get(self.sets[writer].stem(shard_id), ())
         return tuple(sorted(int(s[1:]) for s in suffixes if s.startswith("r")))
 
-    def all_patches(self, content_id: str) -> dict[str, tuple[int, ...]]:
+    def all_patches(self, shard_id: str) -> dict[str, tuple[int, ...]]:
         """Return the patches of a shard by writer."""
-        found = {w: self.patches(w, content_id) for w in self.sets}
+        found = {w: self.patches(w, shard_id) for w in self.sets}
         return {w: numbers for w, numbers in found.items() if numbers}
 
     def record(self, key: str) -> dict[str, Any]:
@@ -125,8 +128,7 @@ class State:
         """Return how many rows a stage has still to see (its gate and patches not looked at)."""
         if self.plan.entry(key).is_global:
             return 0 if key in self.committed else sum(s.num_rows for s in self.shards)
-        there = self.present[key]
-        return sum(s.num_rows for s in self.contents if "" not in there.get(s.content_id, ()))
+        return sum(s.num_rows for s in self._files(key) if "" not in self._suffixes(key, s))
 
     def regated(self, key: str) -> int:
         """Return the rows of shards on which a stage's gate is new: it may select more of them."""
@@ -135,7 +137,7 @@ class State:
             return 0
         return sum(
             s.num_rows
-            for s in self.contents
+            for s in self._files(key)
             if "" in self._suffixes(key, s) and self._has_new_gate(entry, s)
         )
 
@@ -143,8 +145,8 @@ class State:
         """Return how many rows a pass has still to see."""
         return sum(
             s.num_rows
-            for s in self.contents
-            if any("" not in self._suffixes(key, s) for key in pass_.keys)
+            for s in self.shards
+            if any("" not in self._suffixes(k, s) for k in pass_.keys if self._has_file(k, s))
         )
 
     def global_unit(self, key: str) -> GlobalUnit:
@@ -159,30 +161,39 @@ class State:
             columns=self.sets[key],
             sets=tuple(self.sets[w] for w in writers),
             shards=self.shards,
-            patches={s.content_id: self.all_patches(s.content_id) for s in self.contents},
+            patches={s.id: self.all_patches(s.id) for s in self.shards},
             record=self.record(key),
         )
 
     def next_unit(self, shard: Shard, passes: Sequence[Pass]) -> Unit | None:
-        """Return the next unit of a shard within a segment; None where all is there."""
-        for pass_ in passes:
-            unit = (
-                self._base(shard, pass_)
-                or self._patch(shard, pass_)
-                or self._gate(shard, pass_)
-                or self._retry(shard, pass_)
-            )
-            if unit is not None:
-                return unit
+        """Return the next unit of a shard and its copies within a segment; None: all is there."""
+        for copy in self._copies[shard.content_id]:
+            for pass_ in passes:
+                unit = (
+                    self._base(copy, pass_)
+                    or self._patch(copy, pass_)
+                    or self._gate(copy, pass_)
+                    or self._retry(copy, pass_)
+                )
+                if unit is not None:
+                    return unit
         return None
 
     def done(self, unit: PassUnit, result: UnitResult) -> None:
         """Remember what a unit committed."""
         for key, suffix in result.committed:
-            self.present[key][unit.shard.content_id].add(suffix)
+            self.present[key][self.sets[key].stem(unit.shard.id)].add(suffix)
 
     def _suffixes(self, key: str, shard: Shard) -> set[str]:
-        return self.present[key].get(shard.content_id, set())
+        return self.present[key].get(self.sets[key].stem(shard.id), set())
+
+    def _has_file(self, key: str, shard: Shard) -> bool:
+        """Whether a shard has a file of its own, or shares that of the shard it is a copy of."""
+        return self.sets[key].placed or shard.id == shard.content_id
+
+    def _files(self, key: str) -> list[Shard]:
+        """Return the shards with a file of their own."""
+        return [s for s in self.shards if self._has_file(key, s)]
 
     def _base(self, shard: Shard, pass_: Pass) -> Unit | None:
         entries = [e for e in pass_.entries if "" not in self._suffixes(e.key, shard)]
@@ -193,7 +204,7 @@ class State:
         for entry in entries:
             covers[entry.key] = set()
             for writer in self.plan.inputs(entry.key, gate=True):
-                covers[entry.key] |= {*self.patches(writer, shard.content_id)}
+                covers[entry.key] |= {*self.patches(writer, shard.id)}
                 covers[entry.key] |= covers.get(writer, set())
             marker = self._marker(entry, shard) if entry.when is not None else None
             tasks.append(self._task(entry, marker, tuple(sorted(covers[entry.key]))))
@@ -202,7 +213,7 @@ class State:
     def _patch(self, shard: Shard, pass_: Pass) -> Unit | None:
         lacking: dict[int, list[StageEntry]] = defaultdict(list)
         for entry in pass_.entries:
-            have = self.patches(entry.key, shard.content_id)
+            have = self.patches(entry.key, shard.id)
             for number in self._input_patches(entry, shard, lacking):
                 if number not in have:
                     lacking[number].append(entry)
@@ -220,7 +231,7 @@ class State:
         """Patches of an entry's inputs, those that this very unit will write included."""
         found: set[int] = set()
         for writer in self.plan.inputs(entry.key, gate=True):
-            found |= {*self.patches(writer, shard.content_id)}
+            found |= {*self.patches(writer, shard.id)}
             found |= {n for n, entries in lacking.items() if writer in {e.key for e in entries}}
         return found
 
@@ -243,7 +254,7 @@ class State:
         if not self.retry_failed:
             return None
         for entry in pass_.entries:
-            stage, tag = entry.stage, (entry.key, shard.content_id)
+            stage, tag = entry.stage, (entry.key, self.sets[entry.key].stem(shard.id))
             if isinstance(stage, Stage) and stage.transient_codes and tag not in self.retried:
                 self.retried.add(tag)
                 number = self._new_number(entry.key, shard)
@@ -257,7 +268,7 @@ class State:
         recipe with a narrower gate patched the stage, rows outside its gate are not selected now.
         """
         writers = self.plan.inputs(entry.key, gate=True)
-        seen = [[self.visible(w), self.patches(w, shard.content_id)] for w in writers]
+        seen = [[self.visible(w), self.patches(w, shard.id)] for w in writers]
         return "g" + digest([str(entry.when), seen])[:12]
 
     def _task(self, entry: StageEntry, marker: str | None, covers: tuple[int, ...]) -> StageTask:
@@ -285,7 +296,7 @@ class State:
             storage=self.storage,
             shard=shard,
             sets=tuple(self.sets[w] for w in self.closure([*inputs, *keys])),
-            patches=self.all_patches(shard.content_id),
+            patches=self.all_patches(shard.id),
             tasks=tuple(tasks),
             mode=mode,
             number=number,
@@ -317,10 +328,30 @@ class State:
         """
         if self._numbers is None:
             self._numbers = _highest_numbers(self.storage)
-        here = max((n for w in self.sets for n in self.patches(w, shard.content_id)), default=0)
+        here = max((n for w in self.sets for n in self.patches(w, shard.id)), default=0)
         highest = max(here, self._numbers.get(shard.content_id, 0))
         low = int(digest(self.fingerprints[key])[:4], 16)
         return (highest // _NUMBER_STEP + 1) * _NUMBER_STEP + low
+
+
+def current_shards(plan: Plan, storage: Storage) -> tuple[Shard, ...] | None:
+    """Return the shards of a source that was read before; None where some file was not."""
+    recipe = plan.recipe
+    names = [index_name(recipe.source, f, recipe.rows_per_shard) for f in recipe.source.files()]
+    if not all(storage.exists(name) for name in names):
+        return None
+    return tuple(list_shards(storage, names))
+
+
+def current_state(plan: Plan, storage: Storage) -> State | None:
+    """Return what a workspace holds of a plan; None where some source file was not read yet."""
+    shards = current_shards(plan, storage)
+    if shards is None:
+        return None
+    state = State(plan=plan, storage=storage, shards=shards)
+    for entry in plan.recipe.stages:
+        state.enter(entry.key)
+    return state
 
 
 def library_versions() -> dict[str, str]:
@@ -340,5 +371,6 @@ def _highest_numbers(storage: Storage) -> dict[str, int]:
         for name in storage.names(f"columns/{folder}"):
             stem, _, suffix = name.removesuffix(".parquet").partition(".")
             if suffix.startswith("r"):
-                highest[stem] = max(highest.get(stem, 0), int(suffix[1:]))
+                content = content_of(stem)
+                highest[content] = max(highest.get(content, 0), int(suffix[1:]))
     return highest

@@ -30,8 +30,10 @@ _MAX_TERMS = 1024
 """Terms of one float32 sum: its error bound grows with them."""
 _SMALLEST, _LARGEST = 64, 16_384
 """Widths outside this range are left to Pillow: too small to gain, or weights too large to keep."""
-_BLOCK_ELEMENTS = 1 << 18
-"""Pixels per block: the float32 copy of a block stays in the CPU's cache."""
+_BLOCK_ELEMENTS = 1 << 20
+"""Pixels per block: bounds the memory of the float32 copy (4 MB a thread)."""
+_HIGHEST = 255.5
+"""Larger sums are cut to this, which ``spread`` does not lift to 256."""
 _MAX_DOUBTFUL = 1 / 32
 """Share of values to be summed again above which Pillow is faster (dithered images)."""
 
@@ -44,17 +46,24 @@ class _Weights:
 
     bands: tuple[tuple[bool, slice, slice, NDArray[np.float32]], ...]
     """(whether it is the first for its outputs, input columns, output columns, weights)."""
-    offset: NDArray[np.float32]
-    """Per output column: what centring the pixels on 0 took away, plus 1/2 for rounding."""
-    error: NDArray[np.float32]
-    """Per output column: bound on the error of the float32 sum."""
+    least: NDArray[np.float32]
+    """Per output column: what centring the pixels on 0 took away, plus 1/2 for rounding, minus the
+    bound on the error of the float32 sum: added to a sum, the least that the true one can be."""
+    spread: NDArray[np.float32]
+    """Per output column: twice that bound."""
     first: NDArray[np.int64]
-    exact: NDArray[np.int64]
+    exact: NDArray[np.int32]
     """Per output column: Pillow's integer weights and the input column where they begin."""
 
 
-def lanczos_grids(grey: Image.Image, sizes: Sequence[tuple[int, int]]) -> list[Pixels]:
-    """Return ``np.asarray(grey.resize(size, LANCZOS))`` for each (width, height); mode "L" only."""
+def lanczos_grids(
+    grey: Image.Image,
+    sizes: Sequence[tuple[int, int]],
+    box: tuple[float, float, float, float] | None = None,
+) -> list[Pixels]:
+    """Return ``np.asarray(grey.resize(size, LANCZOS, box))`` for each size; mode "L" only."""
+    if box is not None:
+        return [_by_pillow(grey, size, box) for size in sizes]
     fast = all(_is_rows_first(grey.size, size) for size in sizes) and _same_as_pillow()
     narrow = _shrink_rows(grey_pixels(grey), [w for w, _ in sizes]) if fast else None
     if narrow is None:
@@ -87,8 +96,12 @@ def _is_rows_first(size: tuple[int, int], out_size: tuple[int, int]) -> bool:
     )
 
 
-def _by_pillow(grey: Image.Image, size: tuple[int, int]) -> Pixels:
-    return np.asarray(grey.resize(size, Image.Resampling.LANCZOS))
+def _by_pillow(
+    grey: Image.Image,
+    size: tuple[int, int],
+    box: tuple[float, float, float, float] | None = None,
+) -> Pixels:
+    return np.asarray(grey.resize(size, Image.Resampling.LANCZOS, box))
 
 
 def _shrink_rows(pixels_HW: Pixels, widths: Sequence[int]) -> list[Pixels] | None:
@@ -135,22 +148,21 @@ def _scratch(size: int) -> tuple[Pixels, NDArray[np.float32]]:
 
 
 def _round(pixels_HW: Pixels, sums_HX: NDArray[np.float32], weights: _Weights) -> Pixels | None:
-    value_HX = np.add(sums_HX, weights.offset, out=sums_HX)
-    floor_HX = np.floor(value_HX)
-    # How far from the middle of its unit: 1/2 is a rounding boundary.
-    np.subtract(value_HX, floor_HX, out=value_HX)
-    np.abs(np.subtract(value_HX, 0.5, out=value_HX), out=value_HX)
-    rows, columns = np.nonzero(value_HX >= np.float32(0.5) - weights.error)
-    np.clip(floor_HX, 0, 255, out=floor_HX)
-    rounded_HX = floor_HX.astype(np.uint8)
-    if len(rows) > _MAX_DOUBTFUL * rounded_HX.size + 16:
+    """Round the sums (which are overwritten) as Pillow does; None where most would be doubtful."""
+    least_HX = np.add(sums_HX, weights.least, out=sums_HX)
+    np.clip(least_HX, 0, _HIGHEST, out=least_HX)
+    rounded_HX = least_HX.astype(np.uint8)
+    most_HX = np.add(least_HX, weights.spread, out=sums_HX)
+    at = np.flatnonzero(rounded_HX != most_HX.astype(np.uint8))
+    if len(at) > _MAX_DOUBTFUL * rounded_HX.size + 16:
         return None
-    if len(rows):
+    if len(at):
+        rows, columns = np.divmod(at, rounded_HX.shape[1])
         start = rows * pixels_HW.shape[1] + weights.first[columns]
         taken = pixels_HW.reshape(-1)[start[:, None] + np.arange(weights.exact.shape[1])]
         total = np.einsum("nk,nk->n", taken, weights.exact[columns], dtype=np.int64)
         exact = (total + (1 << (_PRECISION_BITS - 1))) >> _PRECISION_BITS
-        rounded_HX[rows, columns] = exact.clip(0, 255)
+        rounded_HX.reshape(-1)[at] = exact.clip(0, 255)
     return rounded_HX
 
 
@@ -189,21 +201,22 @@ def _weights(width: int, out_width: int) -> _Weights:
             bands.append((start == begin, columns, slice(left, right), k))
     # n products and n - 1 sums in any order err by at most n u / (1 - n u) of sum(|k| |pixel|),
     # u = 2**-24 (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1). Centred
-    # pixels are at most 128; 1.01 covers the denominator. Adding up bands and the offset are at
-    # most ``num_sums`` more roundings of values below 512.
+    # pixels are at most 128; 1.01 covers the denominator. Adding up bands, ``least`` and ``spread``
+    # (which are rounded themselves) are at most ``num_sums`` more roundings of values below 512.
     num_terms = min(num_weights, _MAX_TERMS)
-    num_sums = width // _MAX_TERMS + 4
+    num_sums = width // _MAX_TERMS + 6
     error = 1.01 * num_terms * 2.0**-24 * 128 * np.abs(real).sum(axis=1) + num_sums * 2.0**-15
     return _Weights(
         bands=tuple(bands),
-        offset=(128 * real.sum(axis=1) + 0.5).astype(np.float32),
-        error=error.astype(np.float32),
+        least=(128 * real.sum(axis=1) + 0.5 - error).astype(np.float32),
+        spread=(2 * error).astype(np.float32),
         first=first,
         exact=exact,
     )
 
 
-def integer_weights(width: int, out_width: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+@functools.lru_cache(maxsize=1024)
+def integer_weights(width: int, out_width: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """Return Pillow's 8-bit Lanczos weights: (first input column, weights) per output column.
 
     Formulas of Pillow's Resample.c (precompute_coeffs, normalize_coeffs_8bpc), for shrinking.
@@ -216,18 +229,22 @@ def integer_weights(width: int, out_width: int) -> tuple[NDArray[np.int64], NDAr
     num_weights = min(width, math.ceil(support) * 2 + 1)
     first = np.minimum(low, width - num_weights)
     position = first[:, None] + np.arange(num_weights)
-    x = (position - center[:, None] + 0.5) * (1.0 / scale)
-    kernel = np.where((x >= -_RADIUS) & (x < _RADIUS), _sinc(x) * _sinc(x / _RADIUS), 0.0)
+    kernel = _lanczos((position - center[:, None] + 0.5) * (1.0 / scale))
     kernel[(position < low[:, None]) | (position >= high[:, None])] = 0.0
     # cumsum adds from left to right, as Pillow does; sum() would not.
     kernel /= np.cumsum(kernel, axis=1)[:, -1:]
-    scaled = kernel * (1 << _PRECISION_BITS)
-    return first, np.trunc(scaled + np.copysign(0.5, scaled)).astype(np.int64)
+    kernel *= 1 << _PRECISION_BITS
+    return first, np.trunc(kernel + np.copysign(0.5, kernel)).astype(np.int32)
 
 
-def _sinc(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    angle = x * math.pi
-    return np.divide(np.sin(angle), angle, out=np.ones_like(angle), where=angle != 0)
+def _lanczos(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return sinc(x) sinc(x / 3), which is 0 outside [-3, 3), with one sine: sin 3a by sin a."""
+    square = np.square(np.sin(x * (math.pi / _RADIUS)))
+    numerator = square * (3.0 - 4.0 * square) * _RADIUS
+    angle = np.square(x * math.pi)
+    kernel = np.divide(numerator, angle, out=np.ones_like(x), where=angle != 0)
+    kernel[(x < -_RADIUS) | (x >= _RADIUS)] = 0.0
+    return kernel
 
 
 @functools.cache

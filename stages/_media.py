@@ -19,7 +19,7 @@ from types import TracebackType
 import pyarrow as pa
 from PIL import ExifTags, Image
 
-from winnow.contracts.media import DecodedImage, MediaCaps, MediaFailure
+from winnow.contracts.media import REDUCED_SIDE, DecodedImage, MediaCaps, MediaFailure
 
 Decoded = DecodedImage | MediaFailure
 
@@ -67,23 +67,26 @@ Image.init()
 _READABLE = tuple(f for f in FORMATS if f in Image.OPEN)
 
 
-def decode_image(data: bytes, caps: MediaCaps) -> Decoded:
+def decode_image(data: bytes, caps: MediaCaps, min_side: int | None = None) -> Decoded:
     """Return the first frame of an encoded image, upright, or why there is none.
 
     "too_large":    the header says more than ``caps.max_pixels``; no pixel was decoded.
     "undecodable":  not one of FORMATS, damaged, or truncated.
     A JPEG with an appended picture (MPO, from phones) is a JPEG with one frame.
+
+    min_side: see ``contracts.media.Media.images``. libjpeg then leaves out high frequencies and
+        works on smaller blocks, but reads every bit as before, so it fails on the same bytes.
     """
     with quiet_pillow():
         try:
-            return _decode(data, caps)
+            return _decode(data, caps, min_side)
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
             return "too_large"
         except HOSTILE_INPUT:
             return "undecodable"
 
 
-def _decode(data: bytes, caps: MediaCaps) -> Decoded:
+def _decode(data: bytes, caps: MediaCaps, min_side: int | None) -> Decoded:
     image = Image.open(io.BytesIO(data), formats=_READABLE)
     if _num_pixels(image) > caps.max_pixels:
         return "too_large"
@@ -91,6 +94,9 @@ def _decode(data: bytes, caps: MediaCaps) -> Decoded:
     # Before load(): a GIF rewinds to answer this, and Pillow turns a TIFF upright in load().
     animated = image.format != "MPO" and _is_animated(image)
     orientation = _orientation(image) if is_tiff else 1
+    full_size, scale = image.size, 1
+    if min_side is not None and image.format in ("JPEG", "MPO"):
+        scale = _reduce(image, min_side)
     image.load()
     if _num_pixels(image) > caps.max_pixels:  # a GIF frame may be larger than its header said
         return "too_large"
@@ -108,7 +114,28 @@ def _decode(data: bytes, caps: MediaCaps) -> Decoded:
         exif_orientation=orientation,
         animated=animated,
         alpha=alpha,
+        scale=scale,
+        covered=_covered(full_size, scale, orientation) if scale > 1 else None,
     )
+
+
+def _reduce(image: Image.Image, min_side: int) -> int:
+    """Make Pillow decode at 1/8, 1/4, 1/2 or all of the size; return 8, 4, 2 or 1."""
+    width = image.width
+    drafted = image.draft(None, (min_side, min_side))
+    return 1 if drafted is None else round(width / drafted[1][2])
+
+
+def _covered(
+    size: tuple[int, int], scale: int, orientation: int
+) -> tuple[float, float, float, float]:
+    """Return the edges of a picture of this stored size within its upright, reduced pixels."""
+    x, y = (-size[0] % scale / scale, -size[1] % scale / scale)
+    width, height = size[0] / scale + x, size[1] / scale + y
+    if orientation > 4:
+        x, y, width, height = y, x, height, width
+    left, upper = x * (orientation in (2, 3, 6, 7)), y * (orientation in (3, 4, 7, 8))
+    return left, upper, left + width - x, upper + height - y
 
 
 def _num_pixels(image: Image.Image) -> int:
@@ -177,6 +204,14 @@ def on_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(page, layer).convert("RGB")
 
 
+_Key = tuple[str, int, int | None]
+"""Column, absolute row, min_side; None for all that was decoded at full size, or not at all."""
+
+
+def _is_reducible(image: DecodedImage, min_side: int) -> bool:
+    return image.format == "JPEG" and min(image.size) >= 2 * min_side
+
+
 class MediaCache:
     """Decoded images of one chunk of rows, within ``budget_bytes``, and the threads that decode.
 
@@ -185,36 +220,46 @@ class MediaCache:
     dropping the oldest would always drop what is needed next) and for stages that take turns on
     each batch. A row that was dropped is decoded again when it is asked for.
 
-    ``threads=0`` decodes in the reader's own thread.
+    ``threads=0`` decodes in the reader's own thread.  ``full_size``: some stage of the pass reads
+    images at full size, so whoever can do with any size makes that decode and not another.
     """
 
-    def __init__(self, budget_bytes: int, threads: int) -> None:
-        self.budget_bytes, self.threads = budget_bytes, threads
+    def __init__(self, budget_bytes: int, threads: int, *, full_size: bool = False) -> None:
+        self.budget_bytes, self.threads, self.full_size = budget_bytes, threads, full_size
         self.num_decoded = 0
         """Images decoded so far, repeats included."""
-        self._kept: dict[tuple[str, int], tuple[Decoded, int]] = {}
+        self._kept: dict[_Key, tuple[Decoded, int]] = {}
         self._kept_bytes = 0
-        self._num_reads: Counter[tuple[str, int]] = Counter()
+        self._num_reads: Counter[_Key] = Counter()
         self._pool: ThreadPoolExecutor | None = None
 
-    def submit(self, data: bytes, caps: MediaCaps) -> Future[Decoded]:
+    def submit(self, data: bytes, caps: MediaCaps, min_side: int | None) -> Future[Decoded]:
         """Decode in a thread."""
         self.num_decoded += 1
         if self.threads < 1:
             done: Future[Decoded] = Future()
-            done.set_result(decode_image(data, caps))
+            done.set_result(decode_image(data, caps, min_side))
             return done
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="decode")
-        return self._pool.submit(decode_image, data, caps)
+        return self._pool.submit(decode_image, data, caps, min_side)
 
-    def get(self, key: tuple[str, int]) -> Decoded | None:
-        """Return what was kept of (column, absolute row)."""
-        kept = self._kept.get(key)
-        return None if kept is None else kept[0]
+    def get(
+        self, column: str, row: int, min_side: int | None, *, any_size: bool = False
+    ) -> Decoded | None:
+        """Return what was kept of an absolute row and would be decoded alike, or at any size."""
+        full, _ = self._kept.get((column, row, None), (None, 0))
+        if min_side is None or isinstance(full, str):
+            return full
+        if full is not None and (any_size or not _is_reducible(full, min_side)):
+            return full
+        reduced, _ = self._kept.get((column, row, min_side), (None, 0))
+        return reduced
 
-    def read(self, key: tuple[str, int], decoded: Decoded) -> None:
+    def read(self, column: str, row: int, min_side: int | None, decoded: Decoded) -> None:
         """Note that a stage reads this row now, and keep it if there is room."""
+        at_full_size = isinstance(decoded, str) or decoded.scale == 1
+        key = (column, row, None if at_full_size else min_side)
         self._num_reads[key] += 1
         if key in self._kept:
             return
@@ -273,8 +318,16 @@ class BatchMedia:
             # Pillow would refuse beyond twice its own limit what the recipe allows.
             Image.MAX_IMAGE_PIXELS = caps.max_pixels
 
-    def images(self, column: str = "image") -> Iterator[Decoded]:
+    def images(self, column: str = "image", *, min_side: int | None = None) -> Iterator[Decoded]:
         """Yield one decoded image or failure code per row, in row order."""
+        return self._read(column, min_side, any_size=False)
+
+    def facts(self, column: str = "image") -> Iterator[Decoded]:
+        """Yield the same, at whatever size it was decoded already."""
+        min_side = None if self._cache.full_size else REDUCED_SIDE
+        return self._read(column, min_side, any_size=True)
+
+    def _read(self, column: str, min_side: int | None, *, any_size: bool) -> Iterator[Decoded]:
         payload = self._batch.column(column)
         pending: deque[Decoded | Future[Decoded]] = deque()
         ahead, next_row, num_rows = 0, 0, len(payload)
@@ -283,13 +336,13 @@ class BatchMedia:
                 while next_row < num_rows and (
                     next_row == row or self._may_look_further(pending, ahead)
                 ):
-                    pending.append(self._start(column, payload, next_row))
+                    pending.append(self._start(column, payload, next_row, min_side, any_size))
                     next_row += 1
                 first = pending.popleft()
                 decoded = first.result() if isinstance(first, Future) else first
                 ahead = sum(map(_done_bytes, pending))
                 if decoded != "missing":
-                    self._cache.read((column, self._first_row + row), decoded)
+                    self._cache.read(column, self._first_row + row, min_side, decoded)
                 yield decoded
         finally:
             for item in pending:
@@ -300,12 +353,14 @@ class BatchMedia:
         depth = 2 * self._cache.threads
         return len(pending) <= depth and ahead < self._cache.budget_bytes // 2
 
-    def _start(self, column: str, payload: pa.Array, row: int) -> Decoded | Future[Decoded]:
-        cached = self._cache.get((column, self._first_row + row))
+    def _start(
+        self, column: str, payload: pa.Array, row: int, min_side: int | None, any_size: bool
+    ) -> Decoded | Future[Decoded]:
         value = payload[row]
         if not value.is_valid:
             return "missing"
-        return self._cache.submit(value.as_py(), self._caps) if cached is None else cached
+        kept = self._cache.get(column, self._first_row + row, min_side, any_size=any_size)
+        return self._cache.submit(value.as_py(), self._caps, min_side) if kept is None else kept
 
 
 def _done_bytes(item: Decoded | Future[Decoded]) -> int:

@@ -10,16 +10,28 @@ from typing import ClassVar, Literal
 
 import pyarrow as pa
 
-from winnow.contracts.errors import RecipeError
+from winnow.contracts.errors import RecipeError, SetupError
 from winnow.contracts.media import Media
 from winnow.contracts.parameters import effort, result
 from winnow.contracts.registry import register_stage
 from winnow.contracts.stage import Stage, WorkerOptions
-from winnow.stages._fetch import TRANSIENT_CODES, FetchPolicy, FetchWorker, Modality
+from winnow.stages._fetch import (
+    TRANSIENT_CODES,
+    FetchFailure,
+    FetchPolicy,
+    FetchWorker,
+    Modality,
+    parse_literal,
+    parse_url,
+    unknown_names,
+)
 from winnow.stages._img2dataset import Img2datasetWorker
 
 OPT_OUTS = ("noai", "noimageai", "noindex", "noimageindex", "noarchive", "tdm-reservation")
 """Directives of X-Robots-Tag that can be honoured; tdm-reservation is a header of its own."""
+
+PREFLIGHT_S = 20.0
+"""How long looking up a sample's names may take before the run begins all the same."""
 
 Downloader = FetchWorker | Img2datasetWorker
 
@@ -36,6 +48,8 @@ class Download(Stage):
              download_content_type: string, the Content-Type that the server claimed, not checked;
                  null where there was none.
              download_error: string; null, or one of the codes below.
+             With media="audio": download_audio_status, download_audio_content_type,
+                 download_audio_error, so that one recipe can fetch both.
     Cost:    network; 1 to 4 CPU-ms per image. A row occupies the worker for at most timeout_s of
              requests and pauses, its retries and redirects included, plus its turn in the queue of
              its host. Memory: concurrency x max_bytes at worst, beside the batch itself.
@@ -45,7 +59,7 @@ class Download(Stage):
                              that cannot be, an address in octal or hexadecimal disguise
         scheme_not_allowed   neither http nor https, here or after a redirect
         private_address      leads to an address that is not public, here or after a redirect
-        dns_not_found        the name does not exist
+        dns_not_found      * the name does not exist
         dns_error          * the name could not be looked up
         connect_error      * no connection
         tls_error            no trusted TLS connection
@@ -74,7 +88,9 @@ class Download(Stage):
     media: modality. url_column: where the URL is.
     timeout_s: deadline in seconds for all of a row's requests together.
     max_bytes: cap on a body. max_redirects: hops followed.
-    concurrency, per_host: requests at once, in all and to one host, per worker.
+    concurrency, per_host: requests at once, in all and to one host, of each worker. Workers do not
+    know of each other: with N of them a host may see N x per_host. `winnow run --workers N` caps
+    them; a crawl that must be gentler sets per_host to its limit divided by N.
     retries: further attempts within the deadline after a transient failure.
     user_agent: sent with each request; its first word is the name that robots.txt may address.
     respect_robots: ask for robots.txt and obey. opt_out: directives that are obeyed.
@@ -141,13 +157,22 @@ class Download(Stage):
 
     @property
     def writes(self) -> pa.Schema:
+        # A name and no parameter: a new parameter would make every fingerprint a new one.
+        prefix = "download" if self.media == "image" else f"download_{self.media}"
         return pa.schema(
             {
                 self.media: pa.large_binary(),
-                "download_status": pa.int16(),
-                "download_content_type": pa.string(),
-                "download_error": pa.string(),
+                f"{prefix}_status": pa.int16(),
+                f"{prefix}_content_type": pa.string(),
+                f"{prefix}_error": pa.string(),
             }
+        )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return (
+            f"asks one host for up to {self.per_host} URLs at once in each worker: with N workers "
+            f"N x {self.per_host} (--workers N caps them)",
         )
 
     def policy(self, options: WorkerOptions) -> FetchPolicy:
@@ -166,6 +191,29 @@ class Download(Stage):
             allow_private_networks=self.allow_private_networks,
             resolve=options.resolve,
         )
+
+    def preflight(self, sample: pa.RecordBatch, options: WorkerOptions) -> None:
+        """Raise SetupError where not one of the sample's host names can be looked up: without
+        this, a run without a network or its ``--resolve`` would end with every row failed."""
+        pins = {name.lower() for name in options.resolve}
+        hosts: dict[str, None] = {}
+        for text in _texts(sample.column(self.url_column)):
+            try:
+                host = parse_url(text).raw_host or ""
+            except FetchFailure:
+                continue
+            if host.lower() in pins or parse_literal(host) is not None:
+                return
+            hosts[host] = None
+        unknown = unknown_names(list(hosts), PREFLIGHT_S)
+        if unknown:
+            msg = (
+                f"download: not one of {len(unknown)} host names in a sample of the rows can be "
+                f"looked up ({', '.join(unknown[:3])}{' ...' if len(unknown) > 3 else ''}), so "
+                "nothing was fetched. Is this machine online? For a server of your own say "
+                f"--resolve {unknown[0]}=ADDRESS:PORT"
+            )
+            raise SetupError(msg)
 
     def setup(self, options: WorkerOptions) -> Downloader:
         """Start the worker's fetcher; its ``close`` ends it. Raises SetupError (bad ``resolve``,

@@ -19,8 +19,8 @@ def aspect_ratio(width: int, height: int) -> float:
 
 
 def describe(image: DecodedImage) -> dict[str, Any]:
-    """Return the columns that come from decoding; ``pixels`` is upright already."""
-    width, height = image.pixels.size
+    """Return the columns that come from decoding."""
+    width, height = image.size
     return {
         "image_format": image.format,
         "width": width,
@@ -52,7 +52,8 @@ class ImageInfo(Stage):
              image_info_error: string; null, or "missing" (null bytes) | "too_large" (over the
                  recipe's pixel cap, by the header) | "undecodable" (unknown format, damaged,
                  truncated). Where it is set, all columns but the last two above are null.
-    Cost:    CPU only; shares the pass's decoded image.
+    Cost:    CPU only; shares a decode of the pass. Alone, or beside perceptual_hash, that is a
+             decode at reduced size for a JPEG: it finds the same damage in about half the time.
     Fails:   a bad row never raises.
     """
 
@@ -72,9 +73,14 @@ class ImageInfo(Stage):
         }
     )
 
+    @property
+    def decodes_full_size(self) -> bool:
+        """No: any size tells the same."""
+        return False
+
     def annotate(self, batch: pa.RecordBatch, state: None, media: Media) -> pa.RecordBatch:
         rows: list[dict[str, Any]] = []
-        for data, image in zip(batch.column("image"), media.images("image"), strict=True):
+        for data, image in zip(batch.column("image"), media.facts("image"), strict=True):
             row: dict[str, Any] = (
                 {"image_info_error": image} if isinstance(image, str) else describe(image)
             )

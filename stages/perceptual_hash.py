@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from winnow.contracts.errors import RecipeError
-from winnow.contracts.media import Media
+from winnow.contracts.media import REDUCED_SIDE, DecodedImage, Media
 from winnow.contracts.parameters import result
 from winnow.contracts.registry import register_stage
 from winnow.contracts.stage import Stage
@@ -27,12 +27,13 @@ from winnow.stages._media import on_white, quiet_pillow
 Algorithm = Literal["phash", "dhash"]
 
 SIDE = 32
-"""Side of the grey image under phash and image_detail."""
+"""Side of the grey image under phash and image_detail; REDUCED_SIDE is twice that."""
 DHASH_SIZE = (9, 8)
 """Width and height of the grey image under dhash."""
 THUMBNAIL_SIDE = 8
 
 Bytes = NDArray[np.uint8]
+Box = tuple[float, float, float, float]
 
 
 def low_frequencies(grey_NYX: Bytes) -> NDArray[np.float64]:
@@ -64,8 +65,12 @@ def image_detail(dct_NUV: NDArray[np.float64]) -> NDArray[np.float32]:
     return (margin_N / SIDE**2).astype(np.float32)
 
 
-def thumbnail(image: Image.Image) -> Bytes:
-    """Return the mean colour of each cell of an 8x8 grid, on white, as (8, 8, 3)."""
+def thumbnail(image: Image.Image, covered: Box | None = None) -> Bytes:
+    """Return the mean colour of each cell of an 8x8 grid, on white, as (8, 8, 3).
+
+    covered: the part of a JPEG decoded at reduced size that is picture; None: all.
+    """
+    left, upper, right, lower = covered or (0, 0, *image.size)
     mode = "RGBa" if image.has_transparency_data else "RGB"
     if mode == "RGBa" and image.mode != "RGBA":
         image = image.convert("RGBA")
@@ -74,22 +79,22 @@ def thumbnail(image: Image.Image) -> Bytes:
     steps = (max(1, image.width // 32), max(1, image.height // 32))
     blocks_HWC = np.atleast_3d(np.asarray(full.reduce(steps), dtype=np.float32))
     height, width, num_colours = blocks_HWC.shape
-    rows_YWC = _cell_shares(image.height, steps[1]) @ blocks_HWC.reshape(height, -1)
+    rows_YWC = _cell_shares(image.height, steps[1], upper, lower) @ blocks_HWC.reshape(height, -1)
     rows_YWC = rows_YWC.reshape(-1, width, num_colours)
-    cells_YXC = _cell_shares(image.width, steps[0]) @ rows_YWC
+    cells_YXC = _cell_shares(image.width, steps[0], left, right) @ rows_YWC
     if mode == "RGBa":
         cells_YXC = cells_YXC[:, :, :3] + (255 - cells_YXC[:, :, 3:])
     cells_YXC = np.broadcast_to(cells_YXC, (THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3))
     return np.rint(cells_YXC).clip(0, 255).astype(np.uint8)
 
 
-@functools.lru_cache(maxsize=512)
-def _cell_shares(length: int, step: int) -> NDArray[np.float32]:
-    """Return which share of each of 8 cells of a side lies in each block of ``step`` pixels."""
+@functools.lru_cache(maxsize=4096)
+def _cell_shares(length: int, step: int, start: float, stop: float) -> NDArray[np.float32]:
+    """Return which share of each of 8 cells of [start, stop] lies in each block of ``step``."""
     block = np.minimum(np.arange(0, length + step, step), length)
-    cell = np.linspace(0, length, THUMBNAIL_SIDE + 1)[:, None]
+    cell = np.linspace(start, stop, THUMBNAIL_SIDE + 1)[:, None]
     overlap = np.minimum(block[1:], cell[1:]) - np.maximum(block[:-1], cell[:-1])
-    return (overlap.clip(0) * (THUMBNAIL_SIDE / length)).astype(np.float32)
+    return (overlap.clip(0) * (THUMBNAIL_SIDE / (stop - start))).astype(np.float32)
 
 
 def _pack(bits_NUV: NDArray[np.bool_]) -> NDArray[np.uint64]:
@@ -105,7 +110,7 @@ class _Reduced(NamedTuple):
     thumbnail: Bytes
 
 
-@register_stage("perceptual_hash", version=2)
+@register_stage("perceptual_hash", version=3)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PerceptualHash(Stage):
     """Fingerprint each image for near-duplicate search.
@@ -113,7 +118,7 @@ class PerceptualHash(Stage):
     Reads:   image: large_binary, encoded bytes; null where the download failed.
     Writes:  phash: uint64, if asked for. imagehash.phash of the upright image, bit for bit
                  (``f"{phash:016x}" == str(imagehash.phash(image))``); of the image on white where
-                 it has transparency.
+                 it has transparency. Of a JPEG: see ``jpeg_decode``.
              dhash: uint64, if asked for. imagehash.dhash, likewise.
              thumbnail: fixed_size_binary(192), 8x8 RGB bytes in raster order: mean colour of each
                  cell, transparency on white. A second signal beside the hash.
@@ -128,18 +133,26 @@ class PerceptualHash(Stage):
              perceptual_hash_error: string; null, or "missing" (null bytes) | "too_large" (over the
                  recipe's pixel cap) | "undecodable" (unknown format, damaged, truncated). Where
                  it is set, the other columns are null; elsewhere none is.
-    Cost:    CPU only; shares the pass's decoded image.
+    Cost:    CPU only. A JPEG is decoded at reduced size, besides what other stages decode; anything
+             else, and a JPEG of less than 128 pixels a side, shares the pass's decoded image.
     Fails:   a bad row never raises. RecipeError for unknown or repeated ``algorithms``.
 
     transparency: "on_white" hashes what a white page shows. "ignore" hashes the stored colours,
         as imagehash does on the file itself: then all black drawings on a transparent ground, a
         quarter of the Open Clip Art pictures, have the hash 0. The thumbnail is always on white.
 
+    jpeg_decode: "reduced" decodes a JPEG at 1/8, 1/4 or 1/2 of its size, the least that leaves 64
+        pixels a side, whatever other stages decode: 2 to 4 times as fast. Against "full", which is
+        imagehash's own, phash differs in 0.2 bits (photographs) to 0.4 bits (drawings) on average,
+        in no bit for 84 to 91 %, in more than 2 for 0 to 0.9 %; dhash in 0.3 to 0.4 bits, in more
+        than 2 for 0.4 to 3 %; the thumbnail in 0.5 levels (JPEG 40 to 92, image_detail from 0.15).
+
     Formulas: imagehash 4.3 (phash, dhash).
     """
 
     algorithms: tuple[Algorithm, ...] = result(("phash",))
     transparency: Literal["on_white", "ignore"] = result("on_white")
+    jpeg_decode: Literal["reduced", "full"] = result("reduced")
 
     reads = pa.schema({"image": pa.large_binary()})
 
@@ -167,29 +180,35 @@ class PerceptualHash(Stage):
             }
         )
 
+    @property
+    def decodes_full_size(self) -> bool:
+        """Whether a JPEG is decoded in full."""
+        return self.jpeg_decode == "full"
+
     def annotate(self, batch: pa.RecordBatch, state: None, media: Media) -> pa.RecordBatch:
         rows: list[dict[str, Any]] = [{} for _ in range(batch.num_rows)]
         readable: list[int] = []
         reduced: list[_Reduced] = []
+        min_side = None if self.decodes_full_size else REDUCED_SIDE
         with quiet_pillow():
-            for i, image in enumerate(media.images("image")):
+            for i, image in enumerate(media.images("image", min_side=min_side)):
                 if isinstance(image, str):
                     rows[i]["perceptual_hash_error"] = image
                 else:
                     readable.append(i)
-                    reduced.append(self._reduce(image.pixels))
+                    reduced.append(self._reduce(image))
         if reduced:
             columns = self._hash(reduced)
             for i, *values in zip(readable, *columns.values(), strict=True):
                 rows[i] = dict(zip(columns, values, strict=True))
         return pa.RecordBatch.from_pylist(rows, schema=self.writes)
 
-    def _reduce(self, image: Image.Image) -> _Reduced:
+    def _reduce(self, image: DecodedImage) -> _Reduced:
         """Return all that the columns need of one image, in a few kilobytes."""
         sizes = [(SIDE, SIDE), DHASH_SIZE] if "dhash" in self.algorithms else [(SIDE, SIDE)]
-        seen = on_white(image) if self.transparency == "on_white" else image
-        grids = lanczos_grids(seen.convert("L"), sizes)
-        return _Reduced(grids[0], grids[-1], thumbnail(image))
+        seen = on_white(image.pixels) if self.transparency == "on_white" else image.pixels
+        grids = lanczos_grids(seen.convert("L"), sizes, image.covered)
+        return _Reduced(grids[0], grids[-1], thumbnail(image.pixels, image.covered))
 
     def _hash(self, reduced: Sequence[_Reduced]) -> dict[str, Sequence[Any]]:
         """Return the columns of the readable images; one DCT for all of them."""

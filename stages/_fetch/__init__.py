@@ -11,6 +11,7 @@ client      one row: checks, request, redirects, retries
 worker      all of it on a thread with its own event loop
 """
 
+from winnow.stages._fetch.addresses import parse_literal, unknown_names
 from winnow.stages._fetch.outcome import TRANSIENT_CODES, Fetched, FetchFailure, FetchPolicy
 from winnow.stages._fetch.sniff import Modality, media_format
 from winnow.stages._fetch.urls import parse_url
@@ -24,5 +25,7 @@ __all__ = [
     "Fetched",
     "Modality",
     "media_format",
+    "parse_literal",
     "parse_url",
+    "unknown_names",
 ]

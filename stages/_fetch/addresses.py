@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -158,6 +158,27 @@ class AddressGuard(AbstractResolver):
     async def close(self) -> None:
         """Stop the threads; a lookup that hangs is left to end by itself."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def unknown_names(hosts: Sequence[str], timeout_s: float) -> list[str]:
+    """Return the hosts that cannot be looked up; [] as soon as one can, or when the time is over.
+
+    So a list says: none of these names can be used, for whatever reason.
+    """
+    threads = ThreadPoolExecutor(_DNS_THREADS, thread_name_prefix="winnow-dns")
+    try:
+        lookups = [threads.submit(_lookup, host, 0) for host in hosts]
+        for lookup in as_completed(lookups, timeout_s):
+            try:
+                if lookup.result():
+                    return []
+            except (socket.gaierror, UnicodeError):
+                continue
+    except TimeoutError:
+        return []
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
+    return list(hosts)
 
 
 def _lookup(host: str, port: int) -> list[str]:

@@ -10,6 +10,7 @@ from winnow.stages._fetch.sniff import Modality
 
 TRANSIENT_CODES = frozenset(
     {
+        "dns_not_found",
         "dns_error",
         "connect_error",
         "disconnected",
@@ -31,10 +32,12 @@ TRANSIENT_CODES = frozenset(
         "http_524",
     }
 )
-"""Codes of failures that may be gone another day. 520 to 524: a proxy found its origin dead."""
+"""Codes of failures that may be gone another day. 520 to 524: a proxy found its origin dead.
+dns_not_found: names come back, resolvers say so when they are overrun, and ``--resolve`` was
+forgotten."""
 
-RETRY_CODES = TRANSIENT_CODES - {"timeout", "rate_limited", "robots_unreachable"}
-"""Codes that are tried again at once; the others have used up their time or must wait."""
+RETRY_CODES = TRANSIENT_CODES - {"dns_not_found", "timeout", "rate_limited", "robots_unreachable"}
+"""Codes that are tried again at once; the others are sure, have no time left, or must wait."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

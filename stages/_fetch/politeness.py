@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
+import itertools
 import math
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from email.utils import parsedate_to_datetime
@@ -52,10 +54,15 @@ def retry_after_s(value: str | None, now: float) -> float | None:
 class Host:
     """What is known of one host; times are the event loop's."""
 
-    __slots__ = ("dead_code", "dead_until", "failures", "pause", "paused_until", "slots", "users")
+    __slots__ = (
+        *("active", "dead_code", "dead_until", "failures", "pause", "paused_until", "slots"),
+        *("users", "waiting"),
+    )
 
     def __init__(self, per_host: int) -> None:
         self.slots = asyncio.Semaphore(per_host)
+        self.active = 0
+        self.waiting: deque[asyncio.Future[None]] = deque()
         self.users = 0
         self.paused_until = 0.0
         self.pause = FIRST_PAUSE_S
@@ -64,11 +71,67 @@ class Host:
         self.dead_code = ""
 
 
+class Slots:
+    """The worker's requests at once, given to the host that has the fewest under way.
+
+    So a host is asked for one thing after the other while there are enough other hosts: that is
+    politer, and a kept-alive connection serves them all. First come, first served among equals.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._free = count
+        self._numbers = itertools.count()
+        # (requests under way, number, host) of hosts with rows that wait; old entries are skipped.
+        self._order: list[tuple[int, int, Host]] = []
+
+    @asynccontextmanager
+    async def slot(self, host: Host) -> AsyncIterator[None]:
+        """Hold one slot."""
+        turn = asyncio.get_running_loop().create_future()
+        host.waiting.append(turn)
+        self._push(host)
+        self._grant()
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._release(host)
+            raise
+        try:
+            yield
+        finally:
+            self._release(host)
+
+    def _release(self, host: Host) -> None:
+        host.active -= 1
+        self._free += 1
+        self._push(host)
+        self._grant()
+
+    def _push(self, host: Host) -> None:
+        if host.waiting:
+            heapq.heappush(self._order, (host.active, next(self._numbers), host))
+
+    def _grant(self) -> None:
+        while self._free and self._order:
+            active, _, host = heapq.heappop(self._order)
+            while host.waiting and host.waiting[0].done():
+                host.waiting.popleft()  # cancelled while it waited
+            if not host.waiting:
+                continue
+            if active == host.active:
+                host.waiting.popleft().set_result(None)
+                host.active += 1
+                self._free -= 1
+            if active <= host.active:
+                self._push(host)
+
+
 class Politeness:
     """Decides when a request may go out. One per worker: N workers may hold N x per_host."""
 
     def __init__(self, *, concurrency: int, per_host: int) -> None:
-        self._all = asyncio.Semaphore(concurrency)
+        self._all = Slots(concurrency)
         self._per_host = per_host
         self._hosts: OrderedDict[str, Host] = OrderedDict()
 
@@ -85,7 +148,7 @@ class Politeness:
         try:
             async with host.slots:
                 await self._wait(host, budget)
-                async with self._all:
+                async with self._all.slot(host):
                     yield host
         finally:
             host.users -= 1

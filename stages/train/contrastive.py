@@ -1,262 +1,222 @@
-"""Train a small contrastive image-text model: open_clip's towers and losses, one short loop.
+"""The trainer "contrastive": CLIP, SigLIP and AlignCLIP, trained afresh on an exported selection.
 
-The loop takes batches from anywhere; ``on_shards.py`` takes them from exported WebDataset shards.
-
-Sources: CLIP's recipe (Radford et al. 2021: AdamW with beta2 0.98, cosine schedule with warm-up,
-learned temperature clamped at 100, no decay of gains and biases); SigLIP's loss and initial bias
-(Zhai et al. 2023).
+Tensor code is in ``loop.py`` and ``winnow.models``; this file is what a trial sees of it.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import hashlib
 import json
-import math
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, ClassVar, Literal
 
-import numpy as np
-import numpy.typing as npt
+from winnow.contracts.errors import RecipeError, SetupError
+from winnow.contracts.parameters import effort, result
+from winnow.contracts.registry import register_trainer
+from winnow.contracts.stage import Resources
+from winnow.contracts.trial import Dataset, Embeddings, Trainer
+from winnow.models.checkpoint import architecture, find_model
+from winnow.stages.train._augment import augment
+from winnow.stages.train._config import Progress, TrainConfig
+from winnow.stages.train._network import Setup, network_plan
+from winnow.stages.train.loop import train_contrastive
 
-from winnow.contracts.errors import RecipeError, SetupError, ShardError
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
-Pixels = npt.NDArray[np.uint8]
-STATE_NAME = "training_state.pt"
-_MAX_LOGIT_SCALE = math.log(100)
+__all__ = ["ContrastiveTrainer", "Progress", "TrainConfig", "augment", "train_contrastive"]
 
 
+@register_trainer("contrastive", version=1)
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TrainConfig:
-    """One training run; equal ones give equal weights on one kind of CPU, threads being equal.
+class ContrastiveTrainer(Trainer):
+    """Train a contrastive image-text model on shards with one caption per picture.
 
-    num_samples: image-text pairs seen, repeats included.  warmup_samples: of these, at a rising
-    rate.  augment_scale: least side of the random crop, as a share of the image's side.
-    brightness: greatest relative change.  checkpoint_samples: pairs between two resumable
-    checkpoints, 0 for none.
+    Reads:   <key>.<image>, <key>.<captions>, and the column ``hard_negatives`` of <key>.json.
+             Samples without a picture or a caption are left out and counted.
+    Writes:  open_clip_config.json, model.safetensors, bpe_merges.txt.gz (where the vocabulary is
+             smaller than CLIP's) and training.json; the folder is a model for the clip_score stage
+             and for open_clip. While it trains, training_state.pt.
+    Cost:    samples seen times one forward and backward pass of both towers (one more forward pass
+             with micro_batch_size); decoded pictures in a scratch file in the trial's folder.
+    Fails:   RecipeError and SetupError before training: an architecture that is not known, an
+             empty selection, fewer rows than a batch, pictures that cannot be read, weights or a
+             state of another network. ShardError, not retryable, with the step of a loss that is
+             not finite.
+
+    The same selection, parameters, seed and threads give the same weights on one kind of CPU,
+    however often the trial was killed.
+
+    model: an architecture: "tiny", "nano", "small", an open_clip name, or a configuration file.
+    init: a model to start from (weights and vocabulary), null for fresh weights.
+    loss: "clip" (Radford et al. 2021) or "siglip" (Zhai et al. 2023; bias starts at -10).
+    warmup: share of the samples seen at a rising learning rate; a cosine to 0 follows.
+    augment_scale: least side of the random crop, as a share of the picture's side.
+    brightness: greatest relative change of light.
+    captions: the member that holds the caption. vocabulary: number of byte-pair tokens.
+    hard_negatives: a .json column with a text (or list of texts) that is wrong for the picture;
+        each is a wrong text for every picture of the batch (NegCLIP, Yuksekgonul et al. 2023).
+    micro_batch_size: rows embedded at a time, 0 for all; the gradient is the whole batch's
+        (GradCache, Gao et al. 2021).
+    shared_transformer, separation_weight, separation_encoder: AlignCLIP (Eslami and de Melo 2024):
+        one transformer for both sides; the weight of the image separation, relative to the mean of
+        the two directions of the contrastive loss; the frozen text encoder, where "hashed_words"
+        is a SUBSTITUTE without a model, see ``winnow.models.caption_vectors``.
+    skip_unreadable: leave pictures that cannot be decoded out instead of refusing to train.
+    precision: "bf16" runs the towers under autocast, weights stay float32.
+    cache_folder: a local folder where decoded pictures are kept for other trials.
     """
 
-    num_samples: int = 100_000
-    batch_size: int = 256
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.1
-    warmup_samples: int = 10_000
-    loss: Literal["clip", "siglip"] = "clip"
-    seed: int = 0
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    augment_scale: float = 0.85
-    brightness: float = 0.15
-    checkpoint_samples: int = 0
+    subject: ClassVar[str] = "embeddings"
+
+    model: str = effort("tiny")
+    init: str | None = effort(None)
+    loss: Literal["clip", "siglip"] = result("clip")
+    batch_size: int = result(128)
+    learning_rate: float = result(1e-3)
+    weight_decay: float = result(0.1)
+    warmup: float = result(0.1)
+    augment_scale: float = result(0.85)
+    brightness: float = result(0.15)
+    captions: str = result("txt")
+    vocabulary: int | None = result(None)
+    hard_negatives: str | None = result(None)
+    micro_batch_size: int = result(0)
+    shared_transformer: bool = result(False)
+    separation_weight: float = result(0.0)
+    separation_encoder: str = effort("hashed_words")
+    skip_unreadable: bool = result(False)
+    precision: Literal["fp32", "bf16"] = result("fp32")
+    num_threads: int = result(1)
+    device: Literal["auto", "cpu", "cuda"] = effort("auto")
+    num_cpus: float | None = effort(None)
+    num_gpus: float | None = effort(None)
+    checkpoint_samples: int = effort(25_600)
+    cache_folder: str | None = effort(None)
 
     def __post_init__(self) -> None:
-        """Refuse what cannot train."""
-        for name in ("num_samples", "batch_size"):
-            if getattr(self, name) < 1:
-                msg = f"{name}={getattr(self, name)}: use at least 1"
+        """Refuse what cannot train; reads configurations, never weights."""
+        if not 0 <= self.warmup < 1:
+            msg = f"contrastive: warmup={self.warmup}; use a share of the samples in [0, 1)"
+            raise RecipeError(msg)
+        if self.num_threads < 1:
+            msg = f"contrastive: num_threads={self.num_threads}; use at least 1"
+            raise RecipeError(msg)
+        for name, value in (("num_cpus", self.num_cpus), ("num_gpus", self.num_gpus)):
+            if value is not None and not 0 <= value <= 1024:
+                msg = f"contrastive: {name}={value}; use a number from 0 to 1024"
                 raise RecipeError(msg)
-        if not 0 < self.augment_scale <= 1:
-            msg = f"augment_scale={self.augment_scale}: use a share of the side in (0, 1]"
+        if self.device == "cpu" and self.num_gpus:
+            msg = f"contrastive: device=cpu with num_gpus={self.num_gpus}; leave one of them out"
             raise RecipeError(msg)
-        if not 0 < self.learning_rate < 1:
-            msg = f"learning_rate={self.learning_rate}: use a rate in (0, 1), such as 0.001"
-            raise RecipeError(msg)
+        self._config(num_samples=1, seed=0)
 
     @property
-    def num_steps(self) -> int:
-        """Optimizer steps, all of full batches: up to batch_size - 1 pairs more are seen."""
-        return -(-self.num_samples // self.batch_size)
+    def resources(self) -> Resources:
+        """A core per thread; a whole GPU for device=cuda unless num_gpus says otherwise."""
+        num_cpus = float(self.num_threads) if self.num_cpus is None else self.num_cpus
+        default = 1.0 if self.device == "cuda" else 0.0
+        num_gpus = default if self.num_gpus is None else self.num_gpus
+        return Resources(num_cpus=num_cpus, num_gpus=num_gpus)
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The column of hard negatives, where one is asked for."""
+        return () if self.hard_negatives is None else (self.hard_negatives,)
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Progress:
-    """What the loop reports after each step."""
+    def model_digest(self) -> str:
+        """Digest of the architecture, the weights it starts from and the frozen text encoder."""
+        parts: list[Any] = [architecture(self.model)]
+        parts.append("" if self.init is None else find_model(self.init).digest())
+        if self.separation_weight:
+            from winnow.models.caption_vectors import describe
 
-    samples_seen: int
-    loss: float
-    temperature: float
-    samples_per_s: float
+            encoder = describe(self.separation_encoder)
+            parts.append([encoder["what"], encoder["digest"]])
+        text = json.dumps(parts, sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
+    def check(self, data: Dataset, num_samples: int) -> None:
+        """Refuse what cannot train, from the number of rows and the parameters alone."""
+        if not data.num_rows:
+            msg = f"{data.name}: the selection is empty; nothing can be trained on it"
+            raise SetupError(msg)
+        if data.num_rows < self.batch_size:
+            msg = (
+                f"{data.name} has {data.num_rows} rows, fewer than a batch of {self.batch_size}; "
+                "lower batch_size or select more"
+            )
+            raise SetupError(msg)
+        network_plan(self._setup(), self._config(num_samples=num_samples, seed=0))
 
-Batches = Callable[[int], Iterator[tuple[Pixels, "torch.Tensor"]]]
-"""Start step -> endless batches (uint8 (B, H, W, 3), int64 tokens (B, T)), the same every time."""
+    def train(
+        self,
+        data: Dataset,
+        folder: Path,
+        *,
+        num_samples: int,
+        seed: int,
+        progress: Callable[[int], None] = lambda samples: None,
+        saved: Callable[[], None] = lambda: None,
+    ) -> Mapping[str, Any]:
+        """Train, or go on from the state in ``folder``; see the class.
 
+        ``progress`` counts what this call saw, not what a state from before had seen.
+        """
+        from winnow.stages.train.on_shards import train_setup
 
-def train_contrastive(
-    network: nn.Module,
-    batches: Batches,
-    config: TrainConfig,
-    *,
-    normalize: Callable[[torch.Tensor], torch.Tensor],
-    image_size: int,
-    folder: Path,
-    data: str = "",
-    report: Callable[[Progress], None] = lambda progress: None,
-) -> dict[str, Any]:
-    """Train ``network`` in place; return samples seen and the loss curve.
+        self.check(data, num_samples)
+        return train_setup(
+            data.shards,
+            folder,
+            self._config(num_samples=num_samples, seed=seed),
+            self._setup(),
+            report=lambda _: progress(self.batch_size),
+            saved=saved,
+        )
 
-    ``normalize`` turns uint8 (B, H, W, 3) into the network's float input; ``data`` stands for what
-    ``batches`` yields. Resumes from ``folder/training_state.pt``, and removes it at the end.
+    def load(self, folder: Path, data: Dataset, hint: Mapping[str, Any]) -> Embeddings:
+        """Embed an evaluation set with the model in ``folder``: any that clip_score can load.
 
-    Fails: ShardError (not retryable) with the step where the loss is not finite; SetupError where
-    the state in ``folder`` is of another configuration or other data.
-    """
-    import torch
+        Captions are the .txt members, whichever ones it was trained on. Always in float32.
+        """
+        import torch
 
-    from winnow.models.contrastive import choose_device
+        from winnow.models.contrastive import load_model
+        from winnow.stages.train._embed import embed_shards
 
-    device = choose_device(config.device)
-    network.to(device).train()
-    optimizer = _optimizer(network, config)
-    loss_of = _loss(config)
-    identity = json.dumps([dataclasses.asdict(config), data], sort_keys=True)
-    step, curve = _resume(folder, network, optimizer, identity)
-    start, first = time.monotonic(), step
-    stream = batches(step)
-    while step < config.num_steps:
-        for group in optimizer.param_groups:
-            group["lr"] = _rate(step, config)
-        pixels, tokens = next(stream)
-        chance = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-        crops = augment(torch.from_numpy(pixels), image_size, config, chance)
-        images = normalize(crops.to(device))
-        loss = loss_of(*_outputs(network, images, tokens.to(device)))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        with torch.no_grad():
-            network.logit_scale.clamp_(0, _MAX_LOGIT_SCALE)  # type: ignore[union-attr, operator]
-        step += 1
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            msg = f"the loss is {value} at step {step}; use a smaller learning rate"
-            raise ShardError(msg, stage="train contrastive", retryable=False)
-        seen = step * config.batch_size
-        curve.append(round(value, 4))
-        rate = (step - first) * config.batch_size / max(1e-9, time.monotonic() - start)
-        scale = float(network.logit_scale.detach().exp())  # type: ignore[operator]
-        report(Progress(samples_seen=seen, loss=value, temperature=scale, samples_per_s=rate))
-        every = config.checkpoint_samples
-        if every and seen // every > (seen - config.batch_size) // every:
-            _save_state(folder, network, optimizer, identity, step, curve)
-    network.eval()
-    (folder / STATE_NAME).unlink(missing_ok=True)
-    return {"samples_seen": step * config.batch_size, "loss_curve": _thinned(curve)}
+        torch.set_num_threads(self.num_threads)
+        model = load_model(find_model(str(Path(folder).resolve())), device=self.device)
+        columns = tuple(hint.get("columns", ()))
+        return embed_shards(model, data.shards, columns=columns, num_threads=self.num_threads)
 
+    def _config(self, *, num_samples: int, seed: int) -> TrainConfig:
+        return TrainConfig(
+            num_samples=num_samples,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            warmup_samples=round(self.warmup * num_samples),
+            loss=self.loss,
+            seed=seed,
+            device=self.device,
+            precision=self.precision,
+            augment_scale=self.augment_scale,
+            brightness=self.brightness,
+            micro_batch_size=self.micro_batch_size,
+            separation_weight=self.separation_weight,
+            checkpoint_samples=self.checkpoint_samples,
+        )
 
-def augment(
-    pixels_BHWC: torch.Tensor, size: int, config: TrainConfig, chance: torch.Generator
-) -> torch.Tensor:
-    """Return random crops, uint8 (B, size, size, 3): own scale, place and brightness per image.
-
-    No mirroring: captions say left and right.
-    """
-    import torch
-
-    batch = len(pixels_BHWC)
-    draw = torch.rand(4, batch, generator=chance)
-    scale = config.augment_scale + (1 - config.augment_scale) * draw[0]
-    theta = torch.zeros(batch, 2, 3)
-    theta[:, 0, 0] = theta[:, 1, 1] = scale
-    theta[:, 0, 2], theta[:, 1, 2] = ((2 * draw[i] - 1) * (1 - scale) for i in (1, 2))
-    grid = torch.nn.functional.affine_grid(theta, [batch, 3, size, size], align_corners=False)
-    images = pixels_BHWC.permute(0, 3, 1, 2).float()
-    crops = torch.nn.functional.grid_sample(
-        images, grid, padding_mode="reflection", align_corners=False
-    )
-    light = 1 + config.brightness * (2 * draw[3] - 1)
-    bright = (crops * light[:, None, None, None]).clamp(0, 255)
-    return bright.round().to(torch.uint8).permute(0, 2, 3, 1)
-
-
-def _outputs(network: Any, images: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """What open_clip's losses take: unit vectors, temperature, and the bias where there is one."""
-    from torch.nn.functional import normalize
-
-    from winnow.models.contrastive import encode_text_short
-
-    image_features = normalize(network.encode_image(images), dim=-1)
-    text_features = normalize(encode_text_short(network, tokens), dim=-1)
-    bias = () if network.logit_bias is None else (network.logit_bias,)
-    return image_features, text_features, network.logit_scale.exp(), *bias
-
-
-def _optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    import torch
-
-    decayed: list[nn.Parameter] = []
-    free: list[nn.Parameter] = []
-    for name, parameter in network.named_parameters():
-        plain = parameter.ndim < 2 or "embedding" in name
-        (free if plain else decayed).append(parameter)
-    groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": free, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), eps=1e-6)
-
-
-def _loss(config: TrainConfig) -> Callable[..., torch.Tensor]:
-    from open_clip.loss import ClipLoss, SigLipLoss
-
-    return SigLipLoss() if config.loss == "siglip" else ClipLoss()
-
-
-def _rate(step: int, config: TrainConfig) -> float:
-    warm = max(1, config.warmup_samples // config.batch_size)
-    if step < warm:
-        return config.learning_rate * (step + 1) / warm
-    done = (step - warm) / max(1, config.num_steps - warm)
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
-
-
-def _thinned(curve: list[float], points: int = 200) -> list[float]:
-    """The mean loss of each of up to 200 equal stretches."""
-    width = max(1, -(-len(curve) // points))
-    return [round(float(np.mean(curve[i : i + width])), 4) for i in range(0, len(curve), width)]
-
-
-def _save_state(
-    folder: Path,
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    identity: str,
-    step: int,
-    curve: list[float],
-) -> None:
-    import torch
-
-    state = {
-        "identity": identity,
-        "network": network.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "step": step,
-        "curve": curve,
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f"{STATE_NAME}.part"
-    torch.save(state, part)
-    part.replace(folder / STATE_NAME)
-
-
-def _resume(
-    folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, identity: str
-) -> tuple[int, list[float]]:
-    import torch
-
-    path = folder / STATE_NAME
-    if not path.is_file():
-        return 0, []
-    state: Mapping[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
-    if state["identity"] != identity:
-        msg = f"{path} is of a run with other parameters or data; use another --out, or delete it"
-        raise SetupError(msg)
-    network.load_state_dict(state["network"])
-    optimizer.load_state_dict(state["optimizer"])
-    return int(state["step"]), list(state["curve"])
+    def _setup(self) -> Setup:
+        return Setup(
+            model=self.model,
+            init=self.init,
+            vocabulary=self.vocabulary,
+            captions=self.captions,
+            hard_negatives=self.hard_negatives,
+            shared_transformer=self.shared_transformer,
+            separation_encoder=self.separation_encoder,
+            skip_unreadable=self.skip_unreadable,
+            num_threads=self.num_threads,
+            cache_folder=self.cache_folder,
+        )

@@ -11,22 +11,23 @@ import hashlib
 import json
 import logging
 import shutil
-import tarfile
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-from winnow.contracts.errors import SetupError
+from winnow.contracts.errors import SetupError, ShardError
 from winnow.contracts.media import MediaCaps
 from winnow.stages._media import decode_image
+from winnow.stages.sources._files import is_local, printable
+from winnow.stages.train._shard_reader import KEY, Sample, read_shard, remote_shards
 
 Pixels = npt.NDArray[np.uint8]
 IMAGE_MEMBERS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif")
@@ -39,18 +40,22 @@ logger = logging.getLogger(__name__)
 class Samples:
     """Training data in the order of the shards.
 
-    pixels: uint8 (N, H, W, 3).  texts: N captions.  digest: 32 hex digits over keys, captions and
-    encoded images.  skipped: samples that were left out, by reason.
+    pixels: uint8 (N, H, W, 3).  texts: N captions.  digest: 32 hex digits over keys, captions,
+    encoded images and the columns that were asked for.  skipped: samples that were left out, by
+    reason.  keys: N keys of the samples.  columns: name -> N values of the .json members as JSON
+    has them; None where a sample has no such value or no .json that can be read.
     """
 
     pixels: Pixels
     texts: list[str]
     digest: str
     skipped: dict[str, int]
+    keys: list[str] = field(default_factory=list)
+    columns: Mapping[str, list[Any]] = field(default_factory=dict)
 
 
 def shard_paths(names: Sequence[str]) -> list[str]:
-    """Return the tar files that folders, globs, brace patterns and paths name, in a fixed order.
+    """Return the tars that folders, globs, brace patterns, paths and URLs name, in a fixed order.
 
     A folder with ``sizes.json`` (an export) means the tars that are listed there.
     Fails: SetupError where a name means no file.
@@ -60,7 +65,9 @@ def shard_paths(names: Sequence[str]) -> list[str]:
     found: list[str] = []
     for name in names:
         path = Path(name).expanduser()
-        if path.is_dir():
+        if not is_local(name):
+            paths = [p for part in braceexpand.braceexpand(name) for p in remote_shards(part)]
+        elif path.is_dir():
             paths = [str(p) for p in _folder(path)]
         else:
             parts = [str(path)] if path.is_file() else list(braceexpand.braceexpand(str(path)))
@@ -90,47 +97,115 @@ def load_samples(
     *,
     scratch: Path,
     captions: str = "txt",
+    columns: Sequence[str] = (),
     num_threads: int = 2,
 ) -> Samples:
     """Read all shards into a nameless scratch file in the folder ``scratch``.
 
     ``resize`` turns a decoded picture into uint8 (H, W, 3) of one size; ``captions`` is the member
-    that holds the caption. Samples without a picture, without a caption, or whose picture cannot
-    be decoded are left out and counted. No member is ever unpickled.
+    that holds the caption; ``columns`` are read from the .json members. Samples without a picture,
+    without a caption, or whose picture cannot be decoded are left out and counted. No member is
+    ever unpickled. Where several runs read the same shards, see ``_sample_cache.cached_samples``.
 
     Fails: SetupError for a tar that cannot be read, a full disk, or shards without any sample.
     """
-    texts: list[str] = []
-    skipped: Counter[str] = Counter()
-    digest = hashlib.blake2b(digest_size=16)
-    shape: tuple[int, ...] = ()
-
-    def small(sample: dict[str, Any]) -> Pixels | str:
-        return _small(sample, captions, resize)
-
     scratch.mkdir(parents=True, exist_ok=True)
     out = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115  (nameless: gone with the process)
-    with ThreadPoolExecutor(num_threads, "decode") as pool:
-        for chunk in _chunks(_samples(paths)):
-            if shutil.disk_usage(scratch).free < _SPARE_BYTES:
-                msg = f"less than 1 GB is left at {scratch}; put --out on a larger disk"
-                raise SetupError(msg)
-            for sample, pixels in zip(chunk, pool.map(small, chunk), strict=True):
-                if isinstance(pixels, str):
-                    skipped[pixels] += 1
-                    continue
-                caption = sample[captions]
-                for part in (sample["__key__"].encode(), caption, _image(sample)):
-                    digest.update(hashlib.blake2b(part, digest_size=16).digest())
-                texts.append(caption.decode("utf-8", "replace").strip())
-                out.write(pixels.tobytes())
-                shape = pixels.shape
-    if not texts:
-        msg = f"no sample of {len(paths)} shards can be trained on; left out: {dict(skipped)}"
-        raise SetupError(msg)
-    out.flush()
-    pixels = np.memmap(out, np.uint8, "r", shape=(len(texts), *shape))  # type: ignore[call-overload]
-    return Samples(pixels=pixels, texts=texts, digest=digest.hexdigest(), skipped=dict(skipped))
+    reading = Reading(captions=captions, columns=tuple(columns), num_threads=num_threads)
+    read = reading.into(out, scratch, paths, resize)
+    pixels = np.memmap(out, np.uint8, "r", shape=read.shape)  # type: ignore[call-overload]
+    return read.with_pixels(pixels)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamplesRead:
+    """Samples whose pixels lie in a file: what ``Samples`` holds, and the shape of the pixels."""
+
+    shape: tuple[int, ...]
+    texts: list[str]
+    digest: str
+    skipped: dict[str, int]
+    keys: list[str]
+    columns: dict[str, list[Any]]
+
+    def with_pixels(self, pixels: Pixels) -> Samples:
+        """Return the samples with their pixels."""
+        return Samples(
+            pixels=pixels,
+            texts=self.texts,
+            digest=self.digest,
+            skipped=self.skipped,
+            keys=self.keys,
+            columns=self.columns,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reading:
+    """What is read of each sample, and with how many decoding threads; see ``load_samples``."""
+
+    captions: str = "txt"
+    columns: tuple[str, ...] = ()
+    num_threads: int = 2
+
+    def wanted(self, extension: str) -> bool:
+        """Whether a member with this extension is needed."""
+        needed = extension == self.captions or (extension == "json" and bool(self.columns))
+        return needed or extension in IMAGE_MEMBERS
+
+    def into(
+        self,
+        out: BinaryIO,
+        folder: Path,
+        paths: Sequence[str],
+        resize: Callable[[Any], Pixels],
+    ) -> SamplesRead:
+        """Append the pixels of all samples to ``out``, a file in ``folder``."""
+        texts: list[str] = []
+        keys: list[str] = []
+        columns: dict[str, list[Any]] = {name: [] for name in self.columns}
+        skipped: Counter[str] = Counter()
+        digest = hashlib.blake2b(digest_size=16)
+        shape: tuple[int, ...] = ()
+
+        def small(sample: Sample) -> Pixels | str:
+            return small_picture(sample, self.captions, resize)
+
+        with ThreadPoolExecutor(self.num_threads, "decode") as pool:
+            for chunk in _chunks(_samples(paths, self.wanted)):
+                _check_room(folder)
+                for sample, pixels in zip(chunk, pool.map(small, chunk), strict=True):
+                    if isinstance(pixels, str):
+                        skipped[pixels] += 1
+                        continue
+                    caption = sample[self.captions]
+                    values = json_values(sample, self.columns)
+                    parts = [
+                        sample[KEY].encode("utf-8", "surrogateescape"),
+                        caption,
+                        _image(sample),
+                    ]
+                    parts += [json.dumps(v, sort_keys=True).encode() for v in values]
+                    for part in parts:
+                        digest.update(hashlib.blake2b(part, digest_size=16).digest())
+                    keys.append(printable(sample[KEY]))
+                    texts.append(caption.decode("utf-8", "replace").strip())
+                    for name, value in zip(self.columns, values, strict=True):
+                        columns[name].append(value)
+                    out.write(pixels.tobytes())
+                    shape = pixels.shape
+        if not texts:
+            msg = f"no sample of {len(paths)} shards can be trained on; left out: {dict(skipped)}"
+            raise SetupError(msg)
+        out.flush()
+        return SamplesRead(
+            shape=(len(texts), *shape),
+            texts=texts,
+            digest=digest.hexdigest(),
+            skipped=dict(skipped),
+            keys=keys,
+            columns=columns,
+        )
 
 
 def batch_indices(
@@ -153,41 +228,48 @@ def batch_indices(
         step += 1
 
 
-def _samples(paths: Sequence[str]) -> Iterator[dict[str, Any]]:
-    import webdataset
-
+def _samples(paths: Sequence[str], wanted: Callable[[str], bool]) -> Iterator[Sample]:
     for path in paths:
-        _check_whole(path)
-        # No .decode(): every member stays bytes, so no pickle can run.
-        dataset = webdataset.WebDataset(path, shardshuffle=False, empty_check=False)
         try:
-            yield from dataset
-        except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+            yield from read_shard(path, wanted)
+        except ShardError as error:
             msg = f"the shard {path} cannot be read: {error}"
             raise SetupError(msg) from error
 
 
-def _check_whole(path: str) -> None:
-    """A cut tar reads like a shorter one; the two zero blocks at its end tell (POSIX ustar)."""
-    with open(path, "rb") as file:
-        size = file.seek(0, 2)
-        file.seek(max(0, size - 1024))
-        if size < 1024 or any(file.read()):
-            msg = f"the shard {path} cannot be read: it is no tar, or cut short"
-            raise SetupError(msg)
+def _check_room(folder: Path) -> None:
+    if shutil.disk_usage(folder).free < _SPARE_BYTES:
+        msg = f"less than 1 GB is left at {folder}; put --out on a larger disk"
+        raise SetupError(msg)
 
 
-def _chunks(samples: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+def json_values(sample: Mapping[str, Any], columns: Sequence[str]) -> list[Any]:
+    """Return values of a sample's .json member; None where there is none that can be read."""
+    if not columns:
+        return []
+    try:
+        document = json.loads(sample.get("json", b"null"))
+    except (ValueError, RecursionError):
+        document = None
+    if not isinstance(document, dict):
+        return [None] * len(columns)
+    return [document.get(name) for name in columns]
+
+
+def _chunks(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
     iterator = iter(samples)
     while chunk := list(islice(iterator, _CHUNK)):
         yield chunk
 
 
-def _image(sample: dict[str, Any]) -> bytes:
+def _image(sample: Mapping[str, Any]) -> bytes:
     return next((sample[name] for name in IMAGE_MEMBERS if name in sample), b"")
 
 
-def _small(sample: dict[str, Any], captions: str, resize: Callable[[Any], Pixels]) -> Pixels | str:
+def small_picture(
+    sample: Mapping[str, Any], captions: str, resize: Callable[[Any], Pixels]
+) -> Pixels | str:
+    """Return the resized picture of a sample, or why the sample cannot be used."""
     caption = sample.get(captions)
     if not isinstance(caption, bytes) or not caption.strip():
         return "no caption"

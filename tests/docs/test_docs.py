@@ -24,6 +24,8 @@ from winnow.contracts.registry import EXPORTERS, FILTERS, GLOBAL_STAGES, SOURCES
 from winnow.pipeline.cli import main
 from winnow.pipeline.plan import make_plan
 from winnow.pipeline.recipe import parse_recipe
+from winnow.pipeline.study import load_study
+from winnow.pipeline.study_results import study_lines
 from winnow.stages.download import Download
 
 ROOT = Path(__file__).parents[2]
@@ -42,7 +44,10 @@ def params(found: Iterator[tuple[Path, str]]) -> list[Any]:
     return [pytest.param(text, id=f"{page.name}-{i}") for i, (page, text) in enumerate(found)]
 
 
-RECIPES = params((p, t) for p in PAGES for t in blocks(p, "yaml") if t.startswith("name:"))
+RECIPES = params(
+    (p, t) for p in PAGES for t in blocks(p, "yaml") if t.startswith("name:") and "source:" in t
+)
+STUDIES = params((p, t) for p in PAGES for t in blocks(p, "yaml") if "\nevaluate:" in t)
 MANIFESTS = params((p, t) for p in PAGES for t in blocks(p, "yaml") if "apiVersion:" in t)
 
 
@@ -127,8 +132,8 @@ def options_of(command: click.Command) -> Iterator[str]:
             yield from options_of(found)
 
 
-FOREIGN = {"--entrypoint-num-cpus", "--from-file"}
-"""Options in the text that are Ray's and kubectl's."""
+FOREIGN = {"--entrypoint-num-cpus", "--from-file", "--local-loss"}
+"""Options in the text that are Ray's, kubectl's and open_clip's."""
 SCRIPTS = "".join(path.read_text() for path in sorted((ROOT / "benchmarks").glob("*.py")))
 
 
@@ -178,6 +183,29 @@ def test_relative_links_resolve(page: Path) -> None:
             assert anchor in anchors(linked), f"{page.name} links to {target}"
 
 
+@pytest.mark.parametrize("text", STUDIES)
+def test_studies_parse_and_plan(text: str, tmp_path: Path) -> None:
+    """With a recipe of the name that the page gives, over a table with an artist."""
+    columns = {name: pa.array([], pa.string()) for name in ("url", "text", "artist")}
+    pq.write_table(pa.table(columns), tmp_path / "table.parquet")
+    recipe = {
+        "name": "my-recipe",
+        "source": {"use": "url_table", "path": str(tmp_path / "table.parquet")},
+        "stages": {
+            "download": {}, "image_info": {}, "perceptual_hash": {}, "near_duplicates": {},
+            "clip_score": {"model": "tiny"},
+        },
+        "filters": {
+            "decodable": {"use": "has_media", "error_column": "image_info_error", "on_null": "drop"}
+        },
+        "export": {"train": {"use": "webdataset"}},
+    }  # fmt: skip
+    (tmp_path / "my-recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+    (tmp_path / "study.yaml").write_text(text)
+    lines = list(study_lines(load_study(tmp_path / "study.yaml")))
+    assert not [line for line in lines if line.startswith("warning")]
+
+
 @pytest.mark.parametrize("text", MANIFESTS)
 def test_the_ray_job_is_one(text: str) -> None:
     """Required fields by KubeRay's definition of ray.io/v1 (required: groupName, min, max)."""
@@ -208,9 +236,16 @@ def own(registry: Any) -> list[str]:
     return [name for name in registry if registry[name].__module__.startswith("winnow.")]
 
 
+NEEDED: dict[str, dict[str, Any]] = {
+    "cross_fit_clip_score": {"models": ("tiny", "tiny")},
+    "near_evaluation": {"evaluation": ("manifest.parquet",)},
+}
+"""Parameters without a default."""
+
+
 @pytest.mark.parametrize("name", [*own(STAGES), *own(GLOBAL_STAGES)])
 def test_the_guide_has_every_stage_and_its_columns(name: str) -> None:
-    stage: Any = (STAGES if name in STAGES else GLOBAL_STAGES)[name]()
+    stage: Any = (STAGES if name in STAGES else GLOBAL_STAGES)[name](**NEEDED.get(name, {}))
     row = row_of(name)
     for column in stage.writes.names:
         assert f"`{column}`" in row

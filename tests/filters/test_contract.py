@@ -17,7 +17,7 @@ from winnow.contracts.parameters import parameters_model, validate
 from winnow.contracts.registry import FILTERS
 from winnow.filters import expr as ex
 from winnow.filters._parse import parse_expression
-from winnow.filters.rules import PriorityCover, TopFraction
+from winnow.filters.rules import PriorityCover, RandomRows, TopFraction
 
 UIDS = pa.list_(pa.binary(16))
 TABLE = pa.table(
@@ -40,6 +40,10 @@ TABLE = pa.table(
         "caption_shape": pa.array(["text", "url", "digits", None]),
         "caption_occurrences": pa.array([1, 2, 1000, None], pa.int64()),
         "clip_score": pa.array([0.28, 0.3, float("nan"), None], pa.float32()),
+        "other_score": pa.array([0.1, 0.2, 0.3, None], pa.float32()),
+        "split": pa.array(["train", "test", "validation", None]),
+        "fold": pa.array(["0", "1", None, "4"]),
+        "near_evaluation": pa.array([False, True, False, None]),
         "near_duplicates": pa.array([[], [], [], None], UIDS),
         "near_duplicate_group": pa.array([None] * 4, pa.binary(16)),
     }
@@ -73,6 +77,11 @@ EXAMPLES: list[tuple[str, dict[str, Any], list[bool | None]]] = [
     ("min_image_detail", {"detail": 0.1}, [T, F, T, N]),
     ("min_clip_score", {"threshold": 0.28}, [T, T, N, N]),
     ("min_clip_score", {"threshold": 0.29}, [F, T, N, N]),
+    ("min_clip_score", {"threshold": 0.2, "column": "other_score"}, [F, T, T, N]),
+    ("split_is", {}, [T, F, F, N]),
+    ("split_is", {"parts": ["test", "validation"]}, [F, T, T, N]),
+    ("split_is", {"parts": ["0", "4"], "column": "fold"}, [T, F, N, T]),
+    ("not_near_evaluation", {}, [T, F, T, N]),
     ("datacomp_basic", {}, [T, F, F, N]),
     ("where", {"expression": "clip_score is None or width < 200"}, [F, T, T, T]),
 ]
@@ -88,6 +97,13 @@ RULES: list[tuple[str, dict[str, Any], object]] = [
         {"fraction": 1, "over": "survivors"},
         TopFraction(column="clip_score", fraction=1.0, over="survivors"),
     ),
+    (
+        "clip_top_fraction",
+        {"fraction": 0.5, "column": "other_score"},
+        TopFraction(column="other_score", fraction=0.5, over="unrepeated"),
+    ),
+    ("random_rows", {"count": 7}, RandomRows(count=7, fraction=None, seed=0)),
+    ("random_rows", {"fraction": 1, "seed": 3}, RandomRows(count=None, fraction=1.0, seed=3)),
     (
         "drop_near_duplicates",
         {"prefer": ["largest clip_score", "smallest image_size_bytes"]},
@@ -126,7 +142,16 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("max_caption_occurrences", {"occurrences": 0}, "at least 1"),
     ("min_image_detail", {"detail": -0.1}, "at least 0"),
     ("min_clip_score", {"threshold": 28.0}, r"in \[-1, 1\]"),
+    ("min_clip_score", {"threshold": 0.2, "column": ""}, "such as 'clip_score'"),
     ("clip_top_fraction", {"fraction": 30.0}, r"in \[0, 1\]"),
+    ("clip_top_fraction", {"fraction": 0.3, "column": ""}, "names no column"),
+    ("split_is", {"parts": []}, r'such as \["train"\]'),
+    ("split_is", {"parts": [""]}, "at least one part"),
+    ("split_is", {"column": ""}, "such as 'split'"),
+    ("random_rows", {}, "either count, such as 10000, or fraction"),
+    ("random_rows", {"count": 3, "fraction": 0.5}, "either count"),
+    ("random_rows", {"count": 0}, "count=0 .* at least 1"),
+    ("random_rows", {"fraction": 10.0}, r"in \[0, 1\]"),
     ("drop_near_duplicates", {"prefer": ["clip_score"]}, '"largest clip_score"'),
     ("drop_near_duplicates", {"prefer": ["biggest width"]}, '"largest width"'),
     ("drop_near_duplicates", {"prefer": ["largest a", "smallest a"]}, "'a' twice"),
@@ -143,6 +168,8 @@ MISTYPED: list[tuple[str, dict[str, Any]]] = [
     ("language_is", {"languages": [False]}),
     ("caption_shape_is", {"shapes": ["sentence"]}),
     ("clip_top_fraction", {"fraction": 0.3, "over": "all"}),
+    ("random_rows", {"count": 0.5}),
+    ("split_is", {"parts": "train"}),
     ("where", {"expression": True}),
 ]
 
@@ -169,7 +196,8 @@ def test_reads_only_columns_of_its_docstring(name: str, values: dict[str, Any], 
     """The contract text must name every column, so that a user can look it up."""
     text = inspect.getdoc(FILTERS.find(name)) or ""
     if name != "where":
-        missing = [c for c in _make(name, values).columns() if not re.search(rf"\b{c}\b", text)]
+        columns = _make(name, values).columns() - {values.get("column")}
+        missing = [c for c in columns if not re.search(rf"\b{c}\b", text)]
         assert missing == []
 
 

@@ -210,9 +210,9 @@ def test_gc_says_what_goes_and_a_dry_run_removes_nothing(home: Path) -> None:
     dry = winnow("gc", "ws", "--dry-run")
     assert snapshot(home) == before
     lines = dry.output.splitlines()
-    assert [line.split("/")[0] for line in lines[:-1]] == ["columns", "ledger"]
+    assert [line.split("/")[0] for line in lines[:-1]] == ["columns", "ledger", "runs"]
     assert lines[-1].startswith("would free ")
-    assert lines[-1].endswith("in 2 places")
+    assert lines[-1].endswith("in 3 places")
     wet = winnow("gc", "ws")
     assert wet.output.splitlines()[:-1] == lines[:-1]
     assert not any((home / "ws" / line).exists() for line in lines[:-1])

@@ -16,9 +16,13 @@ from typing import Any
 
 import pytest
 import winnow_units
+from winnow_exports import exported, pictures
+from winnow_exports import recipe as exporting
+from winnow_shards import snapshot
 
 from winnow.contracts.errors import SetupError
 from winnow.contracts.stage import Resources, WorkerOptions
+from winnow.pipeline import export_exchange
 from winnow.pipeline.executor import Drive
 from winnow.pipeline.executor_ray import RayExecutor
 from winnow.pipeline.recipe import parse_recipe
@@ -83,6 +87,34 @@ def test_a_shape_that_never_fits_is_refused(executor: RayExecutor) -> None:
         executor.prepare([Resources(num_cpus=64)])
 
 
+@pytest.mark.parametrize("kind", ["ray", "auto"])
+def test_a_stage_that_never_fits_is_refused_before_anything_is_written(
+    ray_cluster: None, tmp_path: Path, kind: Any
+) -> None:
+    write_texts(tmp_path / "in.jsonl", 3)
+    recipe = parse_recipe(RECIPE.format(data=tmp_path / "in.jsonl", pause=0))
+    options = RunOptions(workspace=str(tmp_path / "ws"), executor=kind)
+    message = "^toy_gpu needs 1 CPUs and 1 GPUs on one machine; the cluster has machines with 2 "
+    with pytest.raises(SetupError, match=message):
+        run_recipe(recipe, options)
+    assert not (tmp_path / "ws").exists()
+
+
+def test_a_global_shuffle_has_the_same_bytes_on_ray(
+    ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export_exchange, "GROUP_ROWS", 5)
+    pictures(tmp_path / "t.parquet", repeat={11: 8, 20: 9})
+    recipe = parse_recipe(exporting(tmp_path / "t.parquet", "rows_per_file: 9, shuffle: global"))
+    found = []
+    for kind in ("inprocess", "ray"):
+        options: Any = {"workspace": str(tmp_path / kind), "executor": kind}
+        folder = exported(run_recipe(recipe, RunOptions(**options)), tmp_path, kind)
+        found.append(snapshot(folder))
+    assert sum(name.endswith(".tar") for name in found[0]) == 4
+    assert found[0] == found[1]
+
+
 def test_a_unit_that_hangs_costs_its_deadline(ray_cluster: None) -> None:
     executor = RayExecutor(WorkerOptions(), deadline_s=2.0)
     failures = Drive(executor=executor).run([winnow_units.Rows(count=1, pause_s=60.0)])
@@ -126,6 +158,15 @@ if lose == "lose":
     threading.Timer(4.0, lambda: cluster.remove_node(nodes[0], allow_graceful=False)).start()
 report = run_recipe(load_recipe(recipe), RunOptions(
     workspace=workspace, executor="ray", address=cluster.address))
+from winnow.contracts.errors import SetupError
+from winnow.contracts.stage import Resources
+from winnow.pipeline.executor_ray import check_fits
+ray.init(address=cluster.address, log_to_driver=False)
+check_fits(Resources(num_cpus=2, num_gpus=1), "this")
+try:
+    check_fits(Resources(num_cpus=3), "that")
+except SetupError as error:
+    print(error, file=sys.stderr)
 print(json.dumps([report.exit_code, dict(report.summary), [str(f) for f in report.failures]]))
 ray.shutdown(); cluster.shutdown()
 """
@@ -149,6 +190,8 @@ def test_two_nodes_with_logical_gpus_and_a_workspace_on_s3(
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    # Four CPUs in all, but two a machine.
+    assert "that needs 3 CPUs and 0 GPUs on one machine; the cluster has" in done.stderr
     code, summary, failures = json.loads(done.stdout.strip().splitlines()[-1])
     assert (code, failures) == (0, [])
     assert summary["rows"] == 60

@@ -82,7 +82,13 @@ def test_what_a_forgotten_recipe_used_goes_and_the_rest_stays(
     unneeded = ("exporting/", "runs/_latest")
     expected = {n: b for n, b in before.items() if not n.startswith(unneeded)}
     assert {n: b for n, b in after.items() if not n.startswith(unneeded)} == expected
-    assert {n.split("/")[0] for n in removed} == {"columns", "ledger", "export", "exporting"}
+    assert {n.split("/")[0] for n in removed} == {
+        "columns",
+        "ledger",
+        "export",
+        "exporting",
+        "runs",
+    }
     report = run(kept)
     assert (report.computed_rows, report.exit_code) == (0, 0)
     assert find_garbage(storage).names == ()
@@ -96,7 +102,51 @@ def test_shared_columns_stay_while_one_recipe_uses_them(
     run(recipe(data, "two", least=4))
     forget(workspace, "one")
     names = find_garbage(Storage(str(workspace))).names
-    assert sorted(n.split("/")[0] for n in names) == ["export", "exporting", "exporting", "ledger"]
+    kinds = sorted(n.split("/")[0] for n in names)
+    assert kinds == ["export", "exporting", "exporting", "ledger", "runs"]
+
+
+FETCH = """
+name: {name}
+rows_per_shard: 4
+source: {{use: url_table, path: '{data}'}}
+stages:
+  toy_fetch: {{folder: '{folder}'}}
+  toy_fetched_length: {{}}
+  toy_length: {{}}
+  toy_rank: {{}}
+  split: {{use: toy_double, when: "fetched_length > 0"}}
+filters:
+  f: {{use: where, expression: "fetched_length >= {least} or rank >= 0", on_null: drop}}
+export:
+  train: {{rows_per_file: 5}}
+"""
+
+
+def test_another_recipes_patches_leave_what_a_recipe_made(
+    run: Runner, tmp_path: Path, data: Path
+) -> None:
+    """A retry under recipe B gives A's selection another name; A's export is still A's."""
+    workspace, folder = tmp_path / "ws", tmp_path / "served"
+    folder.mkdir()
+    storage = Storage(str(workspace))
+    one = FETCH.format(name="one", data=data, folder=folder, least=1)
+    two = FETCH.format(name="two", data=data, folder=folder, least=2)
+    made = run(one)
+    (folder / "x0").write_text("now it is here")
+    other = run(two, retry_failed=True)
+    assert other.computed_rows > 0
+    names = find_garbage(storage).names
+    assert {n.split("/")[0] for n in names} == {"exporting"}
+    collect(storage, find_garbage(storage))
+    assert (workspace / made.exports["train"] / "manifest.parquet").exists()
+    again = run(one)
+    assert again.selection != made.selection
+    garbage = find_garbage(storage).names
+    assert made.exports["train"] in garbage
+    assert f"ledger/{made.selection}" in garbage
+    assert again.exports["train"] not in garbage
+    assert other.exports["train"] not in garbage
 
 
 def test_a_file_that_was_not_read_yet_makes_nothing_garbage(

@@ -62,7 +62,7 @@ def unit(folder: Path, how: str = "", cuts: tuple[int, ...] = (3, 1, 2)) -> Glob
         key="place",
         stage=Place(how=how),
         columns=ColumnSet(
-            writer="place", folder="columns/place", schema=Place().writes, is_global=True
+            writer="place", folder="columns/place", schema=Place().writes, placed=True
         ),
         sets=(ColumnSet(writer=SOURCE, folder="rows", schema=pa.schema({"text": pa.string()})),),
         shards=tuple(shards),

@@ -52,6 +52,7 @@ filters:
   drop_near_duplicates: {{prefer: ["largest width", "smallest image_size_bytes"], on_null: keep}}
 export:
   train: {{use: webdataset, rows_per_file: 10}}
+  mixed: {{use: webdataset, rows_per_file: 10, shuffle: global}}
 """
 
 
@@ -78,10 +79,11 @@ def finish(process: subprocess.Popen[bytes]) -> str:
 
 def digests(workspace: Path) -> dict[str, str]:
     """Relative name -> sha256 of everything that was exported."""
-    (export,) = (workspace / "export").iterdir()
+    exports = workspace / "export"
+    assert len(list(exports.iterdir())) == 2
     return {
-        str(p.relative_to(export)): hashlib.sha256(p.read_bytes()).hexdigest()
-        for p in sorted(export.rglob("*"))
+        str(p.relative_to(exports)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(exports.rglob("*"))
         if p.is_file() and p.name.endswith((".tar", ".json", ".parquet", ".md"))
     }
 

@@ -237,6 +237,19 @@ def test_media_that_must_be_there_are_an_implied_first_filter(tmp_path: Path) ->
     assert str(resized.filters[0].rule) == "download_error is None and resize_error is None"
 
 
+def test_only_a_random_draw_may_follow_a_cover(tmp_path: Path) -> None:
+    draw = "  arm: {use: random_rows, count: 3, on_null: drop}\n"
+    made = plan(tmp_path, IMAGES, COVER + draw, "  train: {}\n")
+    assert [f.key for f in made.filters] == ["has_media", "cover", "arm"]
+    with pytest.raises(RecipeError, match=r"filters.f comes after filters.cover"):
+        plan(tmp_path, IMAGES, COVER + draw + where("f", "width > 3"))
+
+
+def test_a_second_cover_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"filters.again comes after filters.cover: a recipe has"):
+        plan(tmp_path, IMAGES, COVER + COVER.replace("cover", "again"))
+
+
 def test_local_media_are_virtual_and_must_have_a_reference(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"x")
     made = make_plan(

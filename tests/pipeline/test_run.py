@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from winnow.pipeline.arrow_files import from_file
+from winnow.pipeline.columns import ShardReader
 from winnow.pipeline.run import RunReport
 
 Runner = Callable[..., RunReport]
@@ -226,3 +227,50 @@ filters:
     assert report.summary["kept"] == 28
     rows = annotations(tmp_path / "ws", "toy_crash")
     assert Counter(r["toy_crash_error"] for r in rows.values()) == {None: 28, "crashed_worker": 2}
+
+
+COPIES = """
+name: copies
+rows_per_shard: 4
+source: {{use: url_table, path: {data}}}
+stages:
+  repeated_rows: {{}}
+  toy_first: {{log: {log}}}
+  toy_length: {{log: {log}, when: "{when}"}}
+  toy_double: {{log: {log}}}
+filters:
+  all: {{use: where, expression: "first or not first", on_null: drop}}
+"""
+
+
+@pytest.mark.parametrize("when", ["repeated_row", "first", "not first"])
+def test_a_copy_of_a_shard_has_its_own_view_of_columns_over_all_rows(
+    run: Runner, tmp_path: Path, when: str
+) -> None:
+    """Three files, two of them equal: the rows of the second are repeated, those of the first not,
+    and stages and gates that read this must not share what they made of it."""
+    folder, log = tmp_path / "in", tmp_path / "log"
+    for name, texts in (("a", words(6)), ("b", words(6)), ("c", words(3, start=6))):
+        write_jsonl(folder / f"{name}.jsonl", texts)
+    text = COPIES.format(data=folder, log=log, when=when)
+    report = run(text)
+    assert report.exit_code == 0
+    assert report.summary["kept"] == 15
+    assert report.state is not None
+    state, found = report.state, []
+    assert [s.id.partition("~")[2] for s in state.shards] == ["", "", "1", "1", ""]
+    for shard in state.shards:
+        sets = tuple(state.sets.values())
+        reader = ShardReader(state.storage, sets, shard, state.all_patches(shard.id))
+        found += reader.read(["repeated_row", "first", "num_letters", "doubled"]).to_pylist()
+    texts = [*words(6), *words(6), *words(3, start=6)]
+    for number, (row, said) in enumerate(zip(found, texts, strict=True)):
+        repeated = 6 <= number < 12
+        selected = repeated if when != "first" else not repeated
+        assert (row["repeated_row"], row["first"]) == (repeated, not repeated)
+        assert row["num_letters"] == (len(said) if selected else None)
+        assert row["doubled"] == (2 * len(said) if selected else None)
+    before = work(log)
+    assert before["toy_first"] == 15
+    assert run(text).computed_rows == 0
+    assert work(log) == before

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from winnow_shards import put_rows, rows_table, uids, write_jsonl
 
 from winnow.contracts.errors import ShardError
+from winnow.contracts.identity import stable_hash64
 from winnow.contracts.stage import WorkerOptions
 from winnow.filters._parse import parse_expression
-from winnow.filters.rules import PriorityCover, TopFraction
+from winnow.filters.rules import PriorityCover, RandomRows, TopFraction
 from winnow.pipeline.arrow_files import from_file
 from winnow.pipeline.columns import SOURCE, ColumnSet
 from winnow.pipeline.plan import make_plan
@@ -76,7 +77,7 @@ PREDICATES: dict[str, tuple[str, Callable[[Row], bool | None]]] = {
 
 @dataclass(frozen=True)
 class Case:
-    """A filter: a predicate by name, or a rank."""
+    """A filter: a predicate by name, a rank, or a random subset."""
 
     name: str
     on_null: OnNull
@@ -88,8 +89,16 @@ class Case:
         if self.name == "top":
             rule = TopFraction(column="score", fraction=self.fraction, over=self.over)
             return FilterEntry(key=key, rule=rule, on_null=self.on_null)
+        if self.name == "random":
+            return FilterEntry(key=key, rule=self.draw(), on_null=self.on_null)
         rule_ = parse_expression(PREDICATES[self.name][0])
         return FilterEntry(key=key, rule=rule_, on_null=self.on_null)
+
+    def draw(self) -> RandomRows:
+        """By count or fraction, by what ``over`` happens to be."""
+        if self.over == "survivors":
+            return RandomRows(count=1 + int(10 * self.fraction), fraction=None, seed=3)
+        return RandomRows(count=None, fraction=self.fraction, seed=4)
 
 
 ROWS = st.lists(
@@ -107,7 +116,7 @@ ROWS = st.lists(
 CASES = st.lists(
     st.builds(
         Case,
-        name=st.sampled_from([*PREDICATES, "top", "top"]),
+        name=st.sampled_from([*PREDICATES, "top", "top", "random", "random"]),
         on_null=st.sampled_from(["keep", "drop"]),
         fraction=st.sampled_from([0.0, 0.1, 0.3, 0.5, 1.0]),
         over=st.sampled_from(["unrepeated", "survivors"]),
@@ -128,6 +137,18 @@ def naive_threshold(case: Case, rows: list[Row], alive: list[bool]) -> float | N
     return scores[min(int(len(scores) * case.fraction), len(scores) - 1)]
 
 
+def naive_draw(case: Case, alive: list[bool]) -> list[bool]:
+    """Sort the living rows by hash, cut; then every row is before the cut or not."""
+    rule = case.draw()
+    names = uids(*range(len(alive))).to_pylist()
+    order = [(stable_hash64("random_rows", rule.seed, name), i) for i, name in enumerate(names)]
+    living = sorted(key for key, lives in zip(order, alive, strict=True) if lives)
+    size = rule.count if rule.count is not None else round(len(living) * case.fraction)
+    if size >= len(living):
+        return [True] * len(alive)
+    return [size > 0 and key <= living[size - 1] for key in order]
+
+
 def naive(rows: list[Row], cases: list[Case]) -> tuple[list[int | None], list[Row]]:
     """Return for every row the index of the filter that dropped it, and the funnel."""
     refused: list[list[bool]] = []
@@ -140,6 +161,8 @@ def naive(rows: list[Row], cases: list[Case]) -> tuple[list[int | None], list[Ro
                 None if least is None or number(r["score"]) is None else r["score"] >= least
                 for r in rows
             ]
+        elif case.name == "random":
+            values = naive_draw(case, alive)
         else:
             values = [PREDICATES[case.name][1](r) for r in rows]
         refused.append([(v is None and case.on_null == "drop") or v is False for v in values])
@@ -229,6 +252,38 @@ def test_a_dropped_row_says_on_which_value_against_which_threshold(tmp_path: Pat
     assert ledger[0]["threshold"] == top
     assert ledger[1]["threshold"] == "score > 0.1 and count < 3"
     assert ledger[3]["threshold"] is None
+
+
+def test_a_draw_is_told_with_its_cut(tmp_path: Path) -> None:
+    rule = RandomRows(count=3, fraction=None, seed=1)
+    entry = FilterEntry(key="arm", rule=rule, on_null="drop")
+    summary, ledger, _ = select(tmp_path, [row(count=i) for i in range(9)], [entry], 2)
+    draws = [stable_hash64("random_rows", 1, u) / 2**64 for u in uids(*range(9)).to_pylist()]
+    cut = sorted(draws)[2]
+    assert [r["outcome"] == "kept" for r in ledger] == [d <= cut for d in draws]
+    dropped = [(json.loads(r["value"])["draw"], r["threshold"]) for r in ledger if r["filter"]]
+    assert [d for d, _ in dropped] == pytest.approx([d for d in draws if d > cut], abs=1e-9)
+    (text,) = {text for _, text in dropped}
+    assert text == f"draw <= {round(cut, 9)} (3 remaining rows at random, seed 1)"
+    assert summary["funnel"][0]["rule"] == text
+
+
+def test_a_draw_after_a_cover_has_its_size(tmp_path: Path) -> None:
+    """Twenty pairs of neighbours: the cover leaves twenty rows, the draw seven of these."""
+    near = [uids(i ^ 1).to_pylist() for i in range(40)]
+    rows = [row(float(i), near=near[i]) for i in range(40)]
+    cover = PriorityCover(neighbors="near", prefer=(("score", "largest"),))
+    draw = RandomRows(count=7, fraction=None, seed=0)
+    filters = [
+        FilterEntry(key="cover", rule=cover, on_null="keep"),
+        FilterEntry(key="draw", rule=draw, on_null="drop"),
+    ]
+    summary, ledger, _ = select(tmp_path, rows, filters, 3)
+    order = sorted((stable_hash64("random_rows", 0, r["uid"]), i) for i, r in enumerate(ledger))
+    left = [i for _, i in order if i % 2]
+    expected = ["cover" if i % 2 == 0 else None if i in left[:7] else "draw" for i in range(40)]
+    assert [r["filter"] for r in ledger] == expected
+    assert (summary["kept"], [f["dropped"] for f in summary["funnel"]]) == (7, [20, 13])
 
 
 def test_infinite_values_are_valid_json(tmp_path: Path) -> None:

@@ -181,6 +181,24 @@ class ToyRank(GlobalStage):
         return {"rows": len(everything)}
 
 
+@register_stage("toy_first", version=1)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ToyFirst(Stage):
+    """Writes whether a row is the first of its kind: the opposite of a column over all rows."""
+
+    log: str = effort("")
+
+    reads = pa.schema({"repeated_row": pa.bool_()})
+    writes = pa.schema({"first": pa.bool_(), "toy_first_error": pa.string()})
+
+    def annotate(self, batch: pa.RecordBatch, state: Any, media: Media) -> pa.RecordBatch:
+        repeated = batch.column("repeated_row").to_pylist()
+        note(self.log, "toy_first", repeated)
+        first = pa.array([not r for r in repeated], pa.bool_())
+        errors = pa.nulls(len(repeated), pa.string())
+        return pa.RecordBatch.from_arrays([first, errors], schema=self.writes)
+
+
 def note(log: str, stage: str, values: list[Any]) -> None:
     """Append what a stage was asked to do."""
     if log:

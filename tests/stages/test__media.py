@@ -37,8 +37,8 @@ def batch_of(*data: bytes | None, column: str = "image") -> pa.RecordBatch:
     return pa.record_batch({column: pa.array(data, pa.large_binary())})
 
 
-def decoded(data: bytes, caps: MediaCaps = CAPS) -> DecodedImage:
-    image = decode_image(data, caps)
+def decoded(data: bytes, caps: MediaCaps = CAPS, min_side: int | None = None) -> DecodedImage:
+    image = decode_image(data, caps, min_side)
     assert isinstance(image, DecodedImage), image
     return image
 
@@ -205,6 +205,176 @@ def test_pillows_warnings_are_silenced_and_no_others() -> None:
             warnings.warn_explicit("x", UserWarning, "f", 1, module="PIL.Image")
 
 
+def smooth(width: int, height: int, seed: int = 0) -> Image.Image:
+    return noise(9, 7, seed).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize(
+    ("size", "min_side", "scale"),
+    [
+        ((640, 480), 64, 4),
+        ((1100, 512), 64, 8),
+        ((5000, 128), 64, 2),
+        ((5000, 127), 64, 1),
+        ((40, 30), 1, 8),
+    ],
+)
+def test_a_jpeg_is_reduced_as_far_as_its_shorter_side_allows(
+    size: tuple[int, int], min_side: int, scale: int
+) -> None:
+    data = encoded(smooth(*size), "JPEG")
+    image = decoded(data, min_side=min_side)
+    assert (image.scale, image.size) == (scale, size)
+    assert image.pixels.size == (-(-size[0] // scale), -(-size[1] // scale))
+    assert (image.covered is None) == (scale == 1)
+    assert decoded(data).size == size
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_other_formats_are_never_reduced(kind: str) -> None:
+    data = encoded(smooth(300, 200), kind)
+    image = decoded(data, min_side=64)
+    assert (image.scale, image.covered) == (1, None)
+    assert np.array_equal(np.asarray(image.pixels), np.asarray(decoded(data).pixels))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_what_is_covered_turns_with_the_picture(orientation: int) -> None:
+    """Reduced pixels, stretched over what they cover, lie on the picture at full size."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(smooth(523, 517), "JPEG", exif=exif, quality=95)
+    full, image = decoded(data), decoded(data, min_side=64)
+    assert image.scale == 8
+    assert (image.size, image.exif_orientation) == (full.pixels.size, orientation)
+    assert image.covered is not None
+    left, upper, right, lower = image.covered
+    width, height = image.size
+    assert (right - left, lower - upper) == (width / 8, height / 8)
+    y, x = np.mgrid[: image.pixels.height, : image.pixels.width]
+    expected = np.asarray(full.pixels.convert("L"), np.float64)
+    at_x = ((x - left) * 8 + 3.5).round().astype(int).clip(0, width - 1)
+    at_y = ((y - upper) * 8 + 3.5).round().astype(int).clip(0, height - 1)
+    inner = (slice(1, -1), slice(1, -1))
+    found = np.asarray(image.pixels.convert("L"), np.float64)
+    assert np.abs(found - expected[at_y, at_x])[inner].mean() < 1.5
+    wrong = expected[at_y, (at_x + 5).clip(0, width - 1)]
+    assert np.abs(found - wrong)[inner].mean() > 2  # half a reduced pixel would be seen
+
+
+def jpegs() -> list[bytes]:
+    """Every way to store a JPEG that Pillow can write."""
+    image, found = noise(45, 33).resize((180, 131), Image.Resampling.BICUBIC), []
+    for mode, options in (
+        ("RGB", {"subsampling": 0}),
+        ("RGB", {"subsampling": 2, "quality": 30}),
+        ("RGB", {"subsampling": 1, "optimize": True}),
+        ("RGB", {"progressive": True}),
+        ("RGB", {"keep_rgb": True}),
+        ("RGB", {"restart_marker_rows": 1}),
+        ("L", {}),
+        ("L", {"progressive": True}),
+        ("CMYK", {}),
+    ):
+        found.append(encoded(image.convert(mode), "JPEG", **options))
+    return [*found, encoded(image, "MPO", save_all=True, append_images=[image])]
+
+
+def damaged(rng: np.random.Generator, data: bytes) -> bytes:
+    """Cut, edit, delete, insert or blank a part, at the head or anywhere."""
+    broken, kind = bytearray(data), rng.integers(6)
+    at = int(rng.integers(len(data)))
+    if kind == 0:
+        return data[:at]
+    if kind == 1:
+        return data[: len(data) - int(rng.integers(1, 40))]
+    for _ in range(int(rng.integers(1, 5))):
+        if kind == 2:
+            broken[int(rng.integers(len(broken)))] = int(rng.integers(256))
+        elif kind == 3:
+            broken[int(rng.integers(min(700, len(broken))))] = int(rng.integers(256))
+        elif kind == 4:
+            del broken[at : at + int(rng.integers(1, 100))]
+        else:
+            broken[at:at] = rng.bytes(int(rng.integers(1, 100)))
+    return bytes(broken)
+
+
+def test_a_reduced_decode_judges_damage_as_a_full_one_does() -> None:
+    """2,500 damaged files: the same code, or the same facts."""
+    rng, bases, caps = np.random.default_rng(0), jpegs(), MediaCaps(max_pixels=10_000_000)
+    verdicts = []
+    for i in range(2_500):
+        data = damaged(rng, bases[i % len(bases)])
+        full, image = decode_image(data, caps), decode_image(data, caps, 64)
+        if isinstance(full, str) or isinstance(image, str):
+            assert image == full
+        else:
+            assert facts_of(image) == facts_of(full)
+        verdicts.append(full if isinstance(full, str) else "decoded")
+    assert min(verdicts.count("undecodable"), verdicts.count("decoded")) > 500
+
+
+def facts_of(image: DecodedImage) -> tuple[object, ...]:
+    return (
+        image.format, image.size, image.exif_orientation, image.animated, image.alpha,
+        image.pixels.mode,
+    )  # fmt: skip
+
+
+def test_the_cap_counts_the_pixels_of_the_file() -> None:
+    data = encoded(smooth(300, 200), "JPEG")
+    assert decode_image(data, MediaCaps(max_pixels=59_999), 64) == "too_large"
+    assert decoded(data, MediaCaps(max_pixels=60_000), 64).size == (300, 200)
+
+
+def test_sizes_are_kept_apart_and_shared_where_they_are_one() -> None:
+    data = [
+        encoded(smooth(300, 200), "JPEG"),
+        encoded(smooth(120, 100), "JPEG"),  # too small to reduce
+        encoded(smooth(300, 200)),
+        b"not an image",
+    ]
+    alone = [decode_image(d, CAPS, 64) for d in data]
+    for order in ((None, 64, None, 64), (64, None, 64, None)):
+        with MediaCache(1 << 24, 0) as cache:
+            media = BatchMedia(batch_of(*data), caps=CAPS, cache=cache, first_row=0)
+            for min_side in order:
+                found = list(media.images(min_side=min_side))
+                for one, image in zip(alone, found, strict=True):
+                    if isinstance(one, DecodedImage):
+                        assert isinstance(image, DecodedImage)
+                        assert image.scale == (one.scale if min_side else 1)
+                        if min_side:
+                            assert np.array_equal(np.asarray(image.pixels), np.asarray(one.pixels))
+                    else:
+                        assert image == "undecodable"
+            assert cache.num_decoded == 5  # the first JPEG at two sizes, the others once
+
+
+@pytest.mark.parametrize(
+    ("full_size", "first", "num_decoded", "scale"),
+    [
+        (False, None, 1, 2),  # facts alone
+        (False, 64, 1, 2),
+        (False, "full", 1, 1),
+        (True, None, 1, 1),
+        (True, 64, 2, 1),
+    ],
+)
+def test_facts_take_the_decode_that_the_pass_makes(
+    full_size: bool, first: object, num_decoded: int, scale: int
+) -> None:
+    data = encoded(smooth(300, 200), "JPEG")
+    with MediaCache(1 << 24, 0, full_size=full_size) as cache:
+        media = BatchMedia(batch_of(data), caps=CAPS, cache=cache, first_row=0)
+        if first is not None:
+            list(media.images(min_side=None if first == "full" else 64))
+        (image,) = media.facts()
+        assert isinstance(image, DecodedImage)
+        assert (image.size, image.scale, cache.num_decoded) == ((300, 200), scale, num_decoded)
+
+
 def read(cache: MediaCache, batch: pa.RecordBatch, first_row: int = 0) -> list:
     return list(BatchMedia(batch, caps=CAPS, cache=cache, first_row=first_row).images())
 
@@ -272,9 +442,9 @@ def test_look_ahead_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[int] = []
     original = decode_image
 
-    def counting(data: bytes, caps: MediaCaps) -> object:
+    def counting(data: bytes, caps: MediaCaps, min_side: int | None) -> object:
         started.append(1)
-        return original(data, caps)
+        return original(data, caps, min_side)
 
     monkeypatch.setattr(_media, "decode_image", counting)
     batch = batch_of(*[encoded(noise(100, 100, seed=i)) for i in range(60)])

@@ -213,7 +213,7 @@ def test_what_enters_the_fingerprint(folder: Path) -> None:
     stage = ClipScore(model=str(folder), num_gpus=0.25, num_threads=3)
     assert result_parameters(stage) == {
         "batch_size": 64, "precision": "fp32", "image_column": "image", "text_column": "text",
-        "write_embeddings": False, "num_threads": 3,
+        "write_embeddings": False, "num_threads": 3, "column": "clip_score",
     }  # fmt: skip
     assert stage.batch_rows == 64
     assert stage.resources.num_cpus == 3
@@ -229,9 +229,20 @@ def test_the_columns_are_known_without_the_model(folder: Path) -> None:
     assert wide.names[-1] == "clip_score_error"
 
 
+def test_two_models_fit_into_one_recipe(folder: Path) -> None:
+    plain = ClipScore(model=str(folder), batch_size=8, write_embeddings=True)
+    second = ClipScore(model=str(folder), batch_size=8, write_embeddings=True, column="second")
+    assert second.writes.names == ["second", "image_embedding", "text_embedding", "second_error"]
+    expected = _annotate(plain, plain.setup(WorkerOptions()), _six())
+    found = _annotate(second, second.setup(WorkerOptions()), _six())
+    assert found.rename_columns(plain.writes.names).equals(expected)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
+        ({"column": ""}, "column='' cannot be written; use a new name, such as 'clip_score'"),
+        ({"column": "text"}, "column='text' cannot be written"),
         ({"batch_size": 0}, "batch_size=0; use 1 to 65536"),
         ({"num_threads": 0}, "num_threads=0; use at least 1"),
         ({"num_gpus": -1.0}, "num_gpus=-1.0"),

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -47,15 +48,30 @@ def small_clip(folder: Path) -> dict[str, Any]:
     return {"model": str(path), "batch_size": 8, "write_embeddings": True}
 
 
+def two_clips(folder: Path) -> dict[str, Any]:
+    """Models of two folds; a third fold has none."""
+    return {"models": (small_clip(folder)["model"],) * 2, "batch_size": 8}
+
+
+def flat_evaluation(folder: Path) -> dict[str, Any]:
+    """One black picture."""
+    table = {"phash": pa.array([0], pa.uint64()), "thumbnail": pa.array([bytes(192)], "binary")}
+    table["thumbnail"] = table["thumbnail"].cast(pa.binary(192))
+    pq.write_table(pa.table(table), folder / "evaluation.parquet")
+    return {"evaluation": (str(folder / "evaluation.parquet"),)}
+
+
 def fixed(**parameters: Any) -> Callable[[Path], dict[str, Any]]:
     return lambda _: parameters
 
 
 EXAMPLES: dict[str, list[Callable[[Path], dict[str, Any]]]] = {
     "clip_score": [small_clip],
+    "cross_fit_clip_score": [two_clips],
     # No row's URL is one that may be fetched: the network stays untouched.
     "download": [fixed(timeout_s=2.0, retries=0, respect_robots=False)],
     "language": [fixed(), fixed(method="fasttext")],
+    "near_evaluation": [flat_evaluation],
     "perceptual_hash": [fixed(), fixed(algorithms=("dhash", "phash"))],
     "resize": [
         fixed(),
@@ -169,10 +185,19 @@ HOSTILE_STRINGS = [
 ]
 
 
-def column(kind: pa.DataType, num_rows: int) -> pa.Array:
+CLOSED: dict[str, list[Any]] = {"fold": ["0", "1", "2", None, ""]}
+"""Columns with few right values, which hostile ones of their type would never hit."""
+
+
+def column(name: str, kind: pa.DataType, num_rows: int) -> pa.Array:
     """Hostile values of a type, nulls among them."""
-    if pa.types.is_large_binary(kind) or pa.types.is_binary(kind):
-        values: list[Any] = [*mutated_images(), None]
+    if name in CLOSED:
+        values: list[Any] = CLOSED[name]
+    elif pa.types.is_large_binary(kind) or pa.types.is_binary(kind):
+        values = [*mutated_images(), None]
+    elif pa.types.is_fixed_size_binary(kind):
+        width = kind.byte_width
+        values = [bytes(width), b"\xff" * width, bytes(i % 256 for i in range(width)), None]
     elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
         values = [*HOSTILE_STRINGS, None]
     elif pa.types.is_boolean(kind):
@@ -192,7 +217,9 @@ def batch_for(stage: Stage, num_rows: int, *, nulls: bool = False) -> pa.RecordB
     names, arrays = ["uid"], [pa.array([bytes([i]) * 16 for i in range(num_rows)], pa.binary(16))]
     for field in stage.reads:
         names.append(field.name)
-        arrays.append(pa.nulls(num_rows, field.type) if nulls else column(field.type, num_rows))
+        arrays.append(
+            pa.nulls(num_rows, field.type) if nulls else column(field.name, field.type, num_rows)
+        )
     return pa.RecordBatch.from_arrays(arrays, names)
 
 
@@ -321,6 +348,6 @@ def test_rows_stay_in_order(built: Built) -> None:
 
 def test_the_input_is_not_changed(built: Built) -> None:
     batch = next(all_rows(built))
-    before = batch.to_pylist()
+    before = repr(batch.to_pylist())  # NaN is not equal to itself
     annotate(built, batch)
-    assert batch.to_pylist() == before
+    assert repr(batch.to_pylist()) == before

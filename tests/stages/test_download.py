@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import io
+import json
 import pickle
 import sys
 import wave
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -19,6 +22,11 @@ from winnow.contracts.errors import RecipeError, SetupError
 from winnow.contracts.parameters import result_parameters, validate
 from winnow.contracts.registry import STAGES
 from winnow.contracts.stage import WorkerOptions
+from winnow.pipeline.describe import plan_lines
+from winnow.pipeline.plan import make_plan
+from winnow.pipeline.recipe import parse_recipe
+from winnow.pipeline.run import RunReport
+from winnow.stages._fetch.outcome import RETRY_CODES
 from winnow.stages._img2dataset import code_of_message
 from winnow.stages.download import Download
 
@@ -85,7 +93,81 @@ def test_audio(server):
     assert stage.reads == pa.schema({"audio_url": pa.string()})
     out = annotate(stage, server, urls)
     assert out.column("audio").to_pylist() == [sound, None]
-    assert out.column("download_error").to_pylist() == [None, "not_media"]
+    assert out.column("download_audio_error").to_pylist() == [None, "not_media"]
+
+
+Runner = Callable[..., RunReport]
+BOTH = """
+name: both
+source: {{use: url_table, path: {path}}}
+stages:
+  download: {{retries: 0}}
+  sound: {{use: download, media: audio, url_column: audio_url, retries: 0}}
+filters:
+  all: {{use: where, expression: "url is not None", on_null: drop}}
+export:
+  train: {{use: parquet, payload: image}}
+"""
+
+
+def write_urls(path: Path, rows: list[tuple[str, str]]) -> None:
+    lines = [json.dumps({"url": a, "audio_url": b, "text": a}) for a, b in rows]
+    path.write_text("\n".join(lines))
+
+
+def test_pictures_and_sounds_in_one_recipe(server, run: Runner, tmp_path: Path):
+    image, sound = picture(1), tone()
+    server.routes["/a.jpg"], server.routes["/a.wav"] = answer(image), answer(sound)
+    page = "http://site.test/a.wav"
+    write_urls(tmp_path / "t.jsonl", [("http://site.test/a.jpg", page), (page, page)])
+    text = BOTH.format(path=tmp_path / "t.jsonl")
+    report = run(text, resolve={"site.test": server.address})
+    assert report.exit_code == 0
+    (made,) = (tmp_path / "ws" / report.exports["train"]).glob("0*.parquet")
+    (row,) = pq.read_table(made).to_pylist()
+    assert (row["image"]["bytes"], row["download_error"]) == (image, None)
+    assert (row["download_audio_error"], row["download_audio_status"]) == (None, 200)
+    assert (row["key"], report.summary["kept"]) == (row["uid"].hex(), 1)
+
+
+def test_the_plan_says_that_limits_count_per_worker(tmp_path: Path):
+    write_urls(tmp_path / "t.jsonl", [("http://site.test/a", "http://site.test/b")])
+    text = BOTH.format(path=tmp_path / "t.jsonl").replace("download: {", "download: {per_host: 3, ")
+    lines = list(plan_lines(make_plan(parse_recipe(text)), None))
+    notes = [line for line in lines if "at once in each worker" in line]
+    assert [line.split("up to ")[1].split(" ")[0] for line in notes] == ["3", "8"]
+
+
+NOWHERE = "http://nowhere-{}.invalid/a.jpg"
+
+
+def test_a_run_without_its_resolve_ends_before_it_fetches(server, run: Runner, tmp_path: Path):
+    """Not one name of the table exists: nothing is written of any row, and --resolve heals it."""
+    server.routes["/a.jpg"] = answer(picture(1))
+    urls = [NOWHERE.format(i) for i in range(7)]
+    write_urls(tmp_path / "t.jsonl", [(u, u) for u in urls])
+    text = BOTH.format(path=tmp_path / "t.jsonl").replace("source:", "rows_per_shard: 2\nsource:")
+    text = "\n".join(line for line in text.splitlines() if "sound" not in line)
+    message = r"not one of 7 host names in a sample .*nowhere-0.invalid, .*--resolve nowhere-"
+    with pytest.raises(SetupError, match=message):
+        run(text)
+    assert not (tmp_path / "ws" / "columns").exists()
+    pins = {f"nowhere-{i}.invalid": server.address for i in range(7)}
+    assert run(text, resolve=pins).summary["kept"] == 7
+
+
+def test_a_name_that_does_not_exist_is_asked_again_by_retry_failed(
+    server, run: Runner, tmp_path: Path
+):
+    """One host of the sample can be looked up, so the run begins."""
+    server.routes["/a.jpg"] = answer(picture(1))
+    urls = [NOWHERE.format(1), f"http://localhost:{server.port}/a.jpg"]
+    write_urls(tmp_path / "t.jsonl", [(u, u) for u in urls])
+    text = BOTH.format(path=tmp_path / "t.jsonl")
+    text = "\n".join(line for line in text.splitlines() if "sound" not in line)
+    assert run(text).summary["kept"] == 0
+    pins = {"nowhere-1.invalid": server.address}
+    assert run(text, resolve=pins, retry_failed=True).summary["kept"] == 1
 
 
 def test_an_empty_batch(server):
@@ -179,7 +261,8 @@ def test_effort_stays_out_of_the_fingerprint():
 
 def test_transient_codes_are_failures_that_can_pass():
     assert {"timeout", "http_503", "http_429", "connect_error"} <= Download.transient_codes
-    permanent = {"http_404", "private_address", "not_media", "dns_not_found", "opted_out"}
+    assert "dns_not_found" in Download.transient_codes - RETRY_CODES  # later, not at once
+    permanent = {"http_404", "private_address", "not_media", "opted_out"}
     assert not permanent & Download.transient_codes
 
 

@@ -60,6 +60,18 @@ def test_width_and_height_are_upright(orientation: int) -> None:
     assert row["aspect_ratio"] == 1.5
 
 
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("size", [(128, 128), (523, 517), (1037, 129)])
+def test_size_is_the_files_even_where_less_is_decoded(
+    size: tuple[int, int], orientation: int
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    (row,) = run(encoded(Image.new("RGB", size), "JPEG", exif=exif))
+    assert (row["width"], row["height"]) == (size if orientation == 1 else size[::-1])
+    assert not ImageInfo().decodes_full_size
+
+
 def test_alpha_and_frames() -> None:
     frames = [Image.fromarray(np.full((9, 9), v, np.uint8)) for v in (0, 255)]
     gif = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])

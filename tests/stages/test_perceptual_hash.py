@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import imagehash
 import numpy as np
 import pyarrow as pa
 import pytest
 import scipy.fftpack
-from PIL import Image, ImageDraw
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw, ImageOps
 
 from winnow.contracts.errors import RecipeError
 from winnow.contracts.media import MediaCaps
@@ -166,20 +169,114 @@ def test_silhouettes_on_a_transparent_ground_differ() -> None:
     assert [row["phash"] for row in run(ignored, *map(encoded, drawn))] == [0, 0]
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
-def test_lossy_files_hash_as_imagehash_hashes_them(kind: str) -> None:
-    data = encoded(one_over_f(np.random.default_rng(6), 200), kind, quality=60)
+@settings(max_examples=150, deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 200), st.integers(1, 200)),
+    colours=st.lists(st.tuples(*[st.integers(0, 255)] * 3), min_size=1, max_size=6),
+    shapes=st.lists(st.tuples(*[st.integers(-20, 220)] * 4, st.integers(0, 5)), max_size=6),
+    mode=st.sampled_from(["RGB", "L", "P", "1"]),
+    kind=st.sampled_from(["PNG", "BMP", "TIFF"]),
+)
+def test_any_lossless_drawing(size, colours, shapes, mode: str, kind: str) -> None:
+    image = Image.new("RGB", size, colours[0])
+    draw = ImageDraw.Draw(image)
+    for x, y, right, lower, colour in shapes:
+        box = (min(x, right), min(y, lower), max(x, right), max(y, lower))
+        draw.ellipse(box, fill=colours[colour % len(colours)])
+    data = encoded(image.convert(mode), kind)
+    (row,) = run(BOTH, data)
     with Image.open(io.BytesIO(data)) as reference:
-        assert f"{run(BOTH, data)[0]['phash']:016x}" == str(imagehash.phash(reference))
+        assert f"{row['phash']:016x}" == str(imagehash.phash(reference))
+        assert f"{row['dhash']:016x}" == str(imagehash.dhash(reference))
 
 
-def test_a_rotated_photograph_hashes_as_what_is_seen() -> None:
+@pytest.mark.parametrize(
+    ("kind", "side", "stage"),
+    [
+        ("JPEG", 200, replace(BOTH, jpeg_decode="full")),
+        ("JPEG", 127, BOTH),  # too small to reduce
+        ("WEBP", 200, BOTH),
+    ],
+)
+def test_lossy_files_hash_as_imagehash_hashes_them(
+    kind: str, side: int, stage: PerceptualHash
+) -> None:
+    rng = np.random.default_rng(6)
+    for _ in range(20):
+        data = encoded(one_over_f(rng, side), kind, quality=60)
+        (row,) = run(stage, data)
+        with Image.open(io.BytesIO(data)) as reference:
+            assert f"{row['phash']:016x}" == str(imagehash.phash(reference))
+            assert f"{row['dhash']:016x}" == str(imagehash.dhash(reference))
+
+
+@pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"progressive": True, "quality": 40}])
+def test_a_reduced_jpeg_hashes_nearly_as_a_full_one(options: dict) -> None:
+    rng = np.random.default_rng(12)
+    images = [one_over_f(rng, int(side)) for side in rng.integers(128, 700, 25)]
+    images += [one_over_f(rng, 600).convert("CMYK").crop((0, 0, 523, 301)) for _ in range(5)]
+    images += [drawing(rng) for _ in range(30)]
+    data = [encoded(image, "JPEG", **options) for image in images]
+    full = run(replace(BOTH, jpeg_decode="full"), *data)
+    found = run(BOTH, *data)
+    for name, most in (("phash", 0.5), ("dhash", 0.6)):
+        bits = [(a[name] ^ b[name]).bit_count() for a, b in zip(full, found, strict=True)]
+        assert 0 < np.mean(bits) < most  # 0 would mean that nothing was reduced
+        assert np.quantile(bits, 0.95) <= 2
+    for a, b in zip(full, found, strict=True):
+        cells = [np.frombuffer(row["thumbnail"], np.uint8).astype(int) for row in (a, b)]
+        assert np.abs(cells[0] - cells[1]).mean() < 3
+        assert b["image_detail"] == pytest.approx(a["image_detail"], rel=0.1)
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_a_reduced_jpeg_hashes_as_what_is_seen(orientation: int) -> None:
+    """527 and 519 are no multiples of 8: reduced pixels must be turned with what they cover."""
     exif = Image.Exif()
-    exif[0x0112] = 6
-    image = one_over_f(np.random.default_rng(7), 128).resize((128, 80))
-    (row,) = run(BOTH, encoded(image, "PNG", exif=exif))
-    upright = image.transpose(Image.Transpose.ROTATE_270)
-    assert f"{row['phash']:016x}" == str(imagehash.phash(upright))
+    exif[0x0112] = orientation
+    rng = np.random.default_rng(13)
+    images = [one_over_f(rng, 527).crop((0, 0, 527, 519)) for _ in range(6)]
+    data = [encoded(image, "JPEG", exif=exif, quality=95) for image in images]
+    for image, row in zip(images, run(BOTH, *data), strict=True):
+        upright = ImageOps.exif_transpose(Image.open(io.BytesIO(encoded(image, exif=exif))))
+        (seen,) = run(BOTH, encoded(upright))
+        assert (row["phash"] ^ seen["phash"]).bit_count() <= 2
+        assert (row["dhash"] ^ seen["dhash"]).bit_count() <= 2
+
+
+@pytest.mark.parametrize("jpeg_decode", ["reduced", "full"])
+def test_the_hash_does_not_depend_on_who_shares_the_pass(jpeg_decode: str) -> None:
+    stage = replace(BOTH, jpeg_decode=jpeg_decode)
+    assert stage.decodes_full_size == (jpeg_decode == "full")
+    rng = np.random.default_rng(14)
+    data = [encoded(one_over_f(rng, 150 + 60 * i), "JPEG") for i in range(8)]
+    data += [encoded(drawing(rng)), b"<html>", data[0][:-30]]
+    batch = pa.record_batch({"image": pa.array(data, pa.large_binary())})
+    alone = annotated(stage, batch, threads=0, full_size=False, mates=())
+    for threads, full_size, mates in (
+        (0, False, ("facts",)),
+        (2, True, ("facts", "images")),
+        (2, False, ("images",)),
+        (1, True, ("images", "facts")),
+    ):
+        found = annotated(stage, batch, threads=threads, full_size=full_size, mates=mates)
+        assert found.equals(alone)
+
+
+def annotated(
+    stage: PerceptualHash,
+    batch: pa.RecordBatch,
+    *,
+    threads: int,
+    full_size: bool,
+    mates: tuple[str, ...],
+) -> pa.RecordBatch:
+    """Run after ``mates`` have read the same images."""
+    with MediaCache(1 << 26, threads, full_size=full_size) as cache:
+        media = BatchMedia(batch, caps=MediaCaps(), cache=cache, first_row=0)
+        for mate in mates:
+            list(getattr(media, mate)())
+        return stage.annotate(batch, None, media)
 
 
 def test_difference_hash_bits() -> None:

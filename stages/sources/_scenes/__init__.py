@@ -16,15 +16,16 @@ API, settled:
     SceneOptions(...)                             what can be drawn; frozen, see model.py
     scene(seed: int, index: int, options: SceneOptions) -> Scene
     render(scene: Scene, width: int, height: int) -> PIL.Image.Image
-    caption(scene: Scene, language: str = "en", variant: int = 0) -> str
-    num_variants(language: str = "en") -> int     variants repeat modulo this
+    caption(scene: Scene, language: str = "en", variant: int = 0, part: Part = "all") -> str
+    num_variants(language: str = "en", part: Part = "all") -> int    variants repeat modulo this
 
 A Scene has ``width, height`` (its own size in pixels), ``objects`` (one SceneObject per instance:
 concept, box as fractions of the canvas, rotation, flip, color), ``relations`` (subject concept,
 predicate, object concept; true of all instances), ``background``, and ``groups`` (one entry per
 distinct concept: count, color, size word). ``render`` maps the canvas onto ``width`` x ``height``
 as a resize would; for square training pictures ask for ``SceneOptions(aspects=(1.0, 1.0))``.
-Everything is a pure function of its arguments; take another ``seed`` for another split.
+Everything is a pure function of its arguments; another ``seed`` is another sample of the same kind,
+another ``SceneOptions.part`` holds out pairs, backgrounds and templates (``holdout``).
 """
 
 from winnow.stages.sources._scenes.captions import caption, num_variants

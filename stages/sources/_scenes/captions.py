@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
 
-from winnow.stages.sources._scenes.model import Background, Group, Relation, Scene
+from winnow.stages.sources._scenes.holdout import EVALUATION, may_say
+from winnow.stages.sources._scenes.model import Background, Group, Part, Relation, Scene
 from winnow.stages.sources._scenes.sprites import CONCEPT, name_in
 
 ENGLISH_TEMPLATES = (
@@ -23,11 +26,37 @@ ENGLISH_TEMPLATES = (
 )
 """{objects}: every group with count and color; {relation}: the same, two of them in a spatial
 relation where there is one; {names}: nouns only; {background}: color and pattern."""
+TEMPLATES: Mapping[Part, tuple[str, ...]] = MappingProxyType(
+    {
+        "all": ENGLISH_TEMPLATES,
+        "train": ENGLISH_TEMPLATES,
+        "validation": (
+            "a drawing with {objects}",
+            "a scene of {relation}",
+            "This illustration shows {objects}.",
+            "This drawing shows {relation}.",
+            "a picture with {relation}",
+            "a scene against {background} with {objects}",
+            "an illustration of {relation}, against {background}",
+        ),
+        "test": (
+            "an image with {objects}",
+            "a drawing of {relation}, against {background}",
+            "This scene shows {objects}.",
+            "This picture shows {relation}.",
+            "an image of {relation}",
+            "a picture of {objects} against {background}",
+            "Here you can see a scene of {relation}.",
+        ),
+    }
+)
+"""Templates by part. Captions of validation and test state more facts, which can be swapped."""
 
 _NUMBERS = (
     ("no", "a", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven")
     + ("twelve", "thirteen", "fourteen", "fifteen", "sixteen")
 )  # fmt: skip
+MAX_COUNT = len(_NUMBERS) - 1
 _AN = ("a", "e", "i", "o", "u", "hour")
 _NOT_AN = ("uni", "uku")
 _PREDICATES = {
@@ -81,27 +110,73 @@ _FRAMES: dict[str, tuple[str, str, str]] = {
 }  # fmt: skip
 
 
-def num_variants(language: str = "en") -> int:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Statement:
+    """What an English caption says: facts in a template. Other facts make another ``text``.
+
+    sizes: whether size words are said. relation: the one that is said, None where none is.
+    """
+
+    template: str
+    sizes: bool
+    groups: tuple[Group, ...]
+    relation: Relation | None
+    background: Background
+
+    @property
+    def counts(self) -> bool:
+        """Whether the text has counts, colors and sizes."""
+        return "{names}" not in self.template
+
+    @property
+    def text(self) -> str:
+        """The caption."""
+        phrases = {g.concept: noun_phrase(g, with_size=self.sizes) for g in self.groups}
+        return self.template.format(
+            objects=_joined(list(phrases.values())),
+            relation=_related(self.relation, phrases),
+            names=", ".join(
+                CONCEPT[g.concept].plural if g.count > 1 else g.concept for g in self.groups
+            ),
+            background=background_phrase(self.background),
+        )
+
+
+def num_variants(language: str = "en", part: Part = "all") -> int:
     """Return how many variants of a caption there are before they repeat."""
-    return len(ENGLISH_TEMPLATES) if language == "en" else 2
+    return len(TEMPLATES[part]) if language == "en" else 2
 
 
-def caption(scene: Scene, language: str = "en", variant: int = 0) -> str:
+def caption(scene: Scene, language: str = "en", variant: int = 0, part: Part = "all") -> str:
     """Return a caption that names every object of the scene, and nothing else.
 
-    English: one of ENGLISH_TEMPLATES; size words only in odd variants. Other languages: the names
-    with their counts (variant 0), or the same in a sentence (variant 1).
+    English: ``state``. Other languages: the names with their counts (variant 0), or the same in a
+    sentence (variant 1).
     """
     if language != "en":
         return _listed(scene.groups, language, variant)
-    variant %= len(ENGLISH_TEMPLATES)
-    groups = scene.groups
-    phrases = {g.concept: noun_phrase(g, with_size=variant % 2 == 1) for g in groups}
-    return ENGLISH_TEMPLATES[variant].format(
-        objects=_joined(list(phrases.values())),
-        relation=_related(scene.relations, phrases, variant),
-        names=", ".join(CONCEPT[g.concept].plural if g.count > 1 else g.concept for g in groups),
-        background=background_phrase(scene.background),
+    return state(scene, variant, part).text
+
+
+def state(scene: Scene, variant: int, part: Part = "all") -> Statement:
+    """Return what an English caption of a part says.
+
+    Size words only in odd variants; always in validation and test, whose captions also keep to
+    templates without a relation where none can be said.
+    """
+    templates = TEMPLATES[part]
+    relations = [r for r in scene.relations if may_say(part, r)]
+    if part in EVALUATION and not relations:
+        templates = tuple(t for t in templates if "{relation}" not in t)
+    variant %= len(TEMPLATES[part])
+    template = templates[variant % len(templates)]
+    related = relations and "{relation}" in template
+    return Statement(
+        template=template,
+        sizes=part in EVALUATION or variant % 2 == 1,
+        groups=scene.groups,
+        relation=relations[variant % len(relations)] if related else None,
+        background=scene.background,
     )
 
 
@@ -127,10 +202,9 @@ def background_phrase(background: Background) -> str:
     )
 
 
-def _related(relations: Sequence[Relation], phrases: dict[str, str], variant: int) -> str:
-    if not relations:
+def _related(relation: Relation | None, phrases: Mapping[str, str]) -> str:
+    if relation is None:
         return _joined(list(phrases.values()))
-    relation = relations[variant % len(relations)]
     subject, thing = phrases[relation.subject], phrases[relation.object]
     text = f"{subject} {_PREDICATES[relation.predicate]} {thing}"
     rest = [p for name, p in phrases.items() if name not in (relation.subject, relation.object)]

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from winnow.contracts.identity import stable_hash64
 from winnow.stages.sources._scenes.draw import Draw
+from winnow.stages.sources._scenes.holdout import backgrounds, fits, second_colors
 from winnow.stages.sources._scenes.model import (
     BACKGROUND_COLORS,
     Background,
@@ -34,13 +35,7 @@ def scene(seed: int, index: int, options: SceneOptions) -> Scene:
     count = draw.integer(options.min_objects, options.max_objects)
     concepts, stands = _choose(draw, options, count)
     objects = _place(draw, options, (width, height), concepts, stands)
-    color = draw.pick(BACKGROUND_COLORS)
-    background = Background(
-        pattern=draw.pick(options.backgrounds),
-        color=color,
-        color2=draw.pick([c for c in BACKGROUND_COLORS if c != color]),
-        texture=draw.integer(0, 2**31 - 1),
-    )
+    background = _background(draw, options)
     return Scene(
         seed=seed,
         index=index,
@@ -49,6 +44,23 @@ def scene(seed: int, index: int, options: SceneOptions) -> Scene:
         objects=objects,
         relations=_relations(objects, width, height, stands),
         background=background,
+    )
+
+
+def _background(draw: Draw, options: SceneOptions) -> Background:
+    seconds: Sequence[str]
+    if options.part == "all":
+        color = draw.pick(BACKGROUND_COLORS)
+        pattern = draw.pick(options.backgrounds)
+        seconds = [c for c in BACKGROUND_COLORS if c != color]
+    else:
+        pattern, color = draw.pick(backgrounds(options.part, options.backgrounds))
+        seconds = second_colors(options.part, pattern, color)
+    return Background(
+        pattern=pattern,
+        color=color,
+        color2=draw.pick(seconds),
+        texture=draw.integer(0, 2**31 - 1),
     )
 
 
@@ -75,6 +87,18 @@ def _concept(draw: Draw, options: SceneOptions) -> str:
     return ranked[bisect.bisect_right(cumulative, draw.uniform(0, cumulative[-1]))]
 
 
+def _beside(draw: Draw, options: SceneOptions, chosen: Sequence[str]) -> str:
+    """Return a further concept; in a part, a new one that fits, as long as there is one."""
+    name = _concept(draw, options)
+    if options.part == "all":
+        return name
+    for _ in range(500):
+        if name not in chosen and fits(options.part, name, chosen):
+            return name
+        name = _concept(draw, options)
+    return draw.pick(chosen) if chosen else name
+
+
 def _choose(draw: Draw, options: SceneOptions, count: int) -> tuple[list[str], bool]:
     """Return the concept of every instance; whether the second one is to stand on the first."""
     pool = options.concepts or CONCEPTS
@@ -87,12 +111,14 @@ def _choose(draw: Draw, options: SceneOptions, count: int) -> tuple[list[str], b
     if stands:
         chosen.append(draw.pick(supports))
         other = _concept(draw, options)
-        others = [c for c in _cumulative(options)[0] if c != chosen[0]]
-        chosen.append(other if other != chosen[0] else draw.pick(others))
+        others = [
+            c for c in _cumulative(options)[0] if c != chosen[0] and fits(options.part, c, chosen)
+        ]
+        chosen.append(other if other in others else draw.pick(others))
     while len(chosen) < count:
         repeatable = chosen[2:] if stands else chosen
         repeat = bool(repeatable) and draw.chance(options.repeat_share)
-        name = draw.pick(repeatable) if repeat else _concept(draw, options)
+        name = draw.pick(repeatable) if repeat else _beside(draw, options, chosen)
         if not (stands and name in chosen[:2]):
             chosen.append(name)
     return chosen, stands

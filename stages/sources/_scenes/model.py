@@ -15,6 +15,8 @@ from winnow.contracts.identity import stable_hash64
 from winnow.stages.sources._scenes.sprites import CONCEPT
 
 Box = tuple[float, float, float, float]
+Part = Literal["all", "train", "validation", "test"]
+Size = Literal["small", "large"]
 Predicate = Literal["left of", "right of", "above", "below", "on"]
 Pattern = Literal["solid", "gradient", "noise", "stripes", "checker", "dots", "blobs"]
 PATTERNS: tuple[Pattern, ...] = (
@@ -48,6 +50,8 @@ class SceneOptions:
     max_rotation: degrees, in steps of 3, both ways.
     concepts: only these; empty = all.
     backgrounds: only these patterns.
+    part: what the scenes hold out from one another (``holdout``); "all" holds out nothing. The
+        other parts draw from all concepts.
     """
 
     min_objects: int = 1
@@ -62,6 +66,7 @@ class SceneOptions:
     max_rotation: int = 12
     concepts: tuple[str, ...] = ()
     backgrounds: tuple[Pattern, ...] = PATTERNS
+    part: Part = "all"
 
     def __post_init__(self) -> None:
         _require(
@@ -79,6 +84,10 @@ class SceneOptions:
         unknown = [c for c in self.concepts if c not in CONCEPT]
         _require(not unknown, f"unknown concepts {unknown}; see CONCEPTS for the names")
         _require(bool(self.backgrounds), f"no background; use some of {PATTERNS}")
+        _require(
+            self.part == "all" or not self.concepts,
+            f"part={self.part!r} draws from all concepts; leave concepts={self.concepts} out",
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,7 +137,7 @@ class Group:
     concept: str
     count: int
     color: str | None
-    size: Literal["small", "large"] | None
+    size: Size | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -160,16 +169,22 @@ class Scene:
             size=words.pop() if len(words) == 1 else None,
         )
 
-    def _size_word(self, box: Box) -> Literal["small", "large"] | None:
+    def side(self, box: Box) -> float:
+        """Return the square root of a box's area over the canvas's shorter side."""
         area = (box[2] - box[0]) * self.width * (box[3] - box[1]) * self.height
-        side = math.sqrt(area) / min(self.width, self.height)
+        return math.sqrt(area) / min(self.width, self.height)
+
+    def _size_word(self, box: Box) -> Size | None:
+        side = self.side(box)
         return "small" if side < SMALL else "large" if side > LARGE else None
 
 
 @functools.cache
 def options_digest(options: SceneOptions) -> str:
     """Return 8 hex digits that stand for the options."""
-    flat = repr([(f.name, getattr(options, f.name)) for f in fields(options)])
+    values = [(f.name, getattr(options, f.name)) for f in fields(options)]
+    # Webs without parts keep the digests, and so the URLs, that they had before there were parts.
+    flat = repr([value for value in values if value != ("part", "all")])
     return f"{stable_hash64('options', flat) >> 32:08x}"
 
 

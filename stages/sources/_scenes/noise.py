@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from winnow.contracts.errors import RecipeError
 from winnow.contracts.identity import row_uid, stable_hash64
-from winnow.stages.sources._scenes.captions import caption, num_variants
+from winnow.stages.sources._scenes.captions import (
+    Statement,
+    caption,
+    num_variants,
+    state,
+)
 from winnow.stages.sources._scenes.draw import Draw
 from winnow.stages.sources._scenes.layout import scene
-from winnow.stages.sources._scenes.model import Scene, SceneOptions, options_digest
+from winnow.stages.sources._scenes.model import Part, Scene, SceneOptions, options_digest
 from winnow.stages.sources._scenes.sprites import LANGUAGES, name_in
 
 CLEAN = "clean"
@@ -81,7 +86,7 @@ class Row:
     """One row of the noisy web.
 
     original: index of the row that this one is a copy of; None where it is no copy.
-    scene_index: number of the scene in the picture; ``truth``: its English caption.
+    scene_index: number of the scene in the picture; said: its English caption, as facts.
     path: the URL without scheme and host.
     """
 
@@ -90,9 +95,14 @@ class Row:
     path: str
     text: str
     scene_index: int
-    truth: str
+    said: Statement
     language: str
     original: int | None = None
+
+    @property
+    def truth(self) -> str:
+        """An English caption of the picture."""
+        return self.said.text
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,29 +129,21 @@ class World:
         repeat = kind == "repeated_row"
         text = source.text
         if not repeat and draw.chance(0.5):
-            text = _english(self.scene(source), draw)
+            text = _english(self.scene(source), draw, self.options.part).text
         return Row(
             index=index,
             kind=kind,
             path=source.path if repeat else _path(self, index, draw),
             text=text,
             scene_index=source.scene_index,
-            truth=source.truth,
+            said=source.said,
             language="en",
             original=original,
         )
 
     def scene(self, row: Row) -> Scene:
         """Return the scene in the row's picture."""
-        options = self.options
-        if row.kind == "extreme_aspect":
-            ratio = round(Draw("aspect", self.seed, row.index).uniform(3.6, 5.5), 3)
-            if stable_hash64("upright", self.seed, row.index) % 3 == 0:
-                ratio = 1 / ratio
-            changes = {"aspects": (ratio, ratio), "sizes": (options.sizes[0], options.sizes[0])}
-            values = {f.name: getattr(options, f.name) for f in fields(options)}
-            options = SceneOptions(**{**values, **changes})
-        return scene(self.seed, row.scene_index, options)
+        return _drawn(self, row.scene_index, row.kind)
 
     def url(self, row: Row) -> str:
         """Return the row's URL; it names no port."""
@@ -200,17 +202,25 @@ def _original(world: World, index: int) -> int | None:
     return None
 
 
+def _drawn(world: World, index: int, kind: str) -> Scene:
+    options = world.options
+    if kind == "extreme_aspect":
+        ratio = round(Draw("aspect", world.seed, index).uniform(3.6, 5.5), 3)
+        if stable_hash64("upright", world.seed, index) % 3 == 0:
+            ratio = 1 / ratio
+        side = options.sizes[0]
+        options = replace(options, aspects=(ratio, ratio), sizes=(side, side))
+    return scene(world.seed, index, options)
+
+
 def _fresh(world: World, index: int, kind: str) -> Row:
     draw = Draw("row", world.seed, index)
     path = _path(world, index, draw)
-    row = Row(
-        index=index, kind=kind, path=path, text="", scene_index=index, truth="", language="en"
-    )
-    drawn = world.scene(row)
-    truth = _english(drawn, draw)
-    text, language = truth, "en"
+    drawn = _drawn(world, index, kind)
+    said = _english(drawn, draw, world.options.part)
+    text, language = said.text, "en"
     if kind == "swapped_caption":
-        text = _english(_other_scene(world, index, drawn), draw)
+        text = _english(_other_scene(world, index, drawn), draw, world.options.part).text
     elif kind == "foreign_caption":
         text, language = _foreign(drawn, draw, world.languages)
     elif kind == "boilerplate_caption":
@@ -223,7 +233,7 @@ def _fresh(world: World, index: int, kind: str) -> Row:
         path=path,
         text=text,
         scene_index=index,
-        truth=truth,
+        said=said,
         language=language,
     )
 
@@ -232,10 +242,10 @@ def _path(world: World, index: int, draw: Draw) -> str:
     return f"/{world.seed}/{index}.{draw.pick(_EXTENSIONS)}?{world_digest(world)}"
 
 
-def _english(drawn: Scene, draw: Draw) -> str:
+def _english(drawn: Scene, draw: Draw, part: Part) -> Statement:
     """Return an English caption of at least three words, so that a clean row is clean to all."""
-    text = caption(drawn, variant=draw.integer(0, num_variants() - 1))
-    return text if len(text.split()) >= 3 else caption(drawn, variant=1)
+    said = state(drawn, draw.integer(0, num_variants("en", part) - 1), part)
+    return said if len(said.text.split()) >= 3 else state(drawn, 1, part)
 
 
 def _other_scene(world: World, index: int, drawn: Scene) -> Scene:

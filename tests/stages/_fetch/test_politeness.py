@@ -9,7 +9,7 @@ from email.utils import formatdate
 import pytest
 
 from tests.servers import LoopbackServer, Request, answer
-from winnow.stages._fetch.politeness import MAX_PAUSE_S, retry_after_s
+from winnow.stages._fetch.politeness import MAX_PAUSE_S, Host, Slots, retry_after_s
 
 
 def slowly(body: bytes, pause: float = 0.05):
@@ -35,6 +35,58 @@ def test_requests_at_once_in_all(server, fetch, png):
     got = fetch(*(f"http://{h}/a" for h in hosts), resolve=hosts, concurrency=4)
     assert all(g.body == png for g in got)
     assert server.most_at_once() == 4
+
+
+def test_hosts_take_turns_so_that_connections_are_used_again(server, fetch, png):
+    """Rows of a host are released together by its robots.txt; they must not connect together."""
+    hosts = {f"h{i}.test": server.address for i in range(20)}
+    server.routes["/robots.txt"] = answer(b"User-agent: *\nDisallow: /private")
+    server.routes.update({f"/{i}": answer(png) for i in range(10)})
+    urls = [f"http://{host}/{i}" for host in hosts for i in range(10)]
+    got = fetch(*urls, resolve=hosts, concurrency=5, per_host=10, respect_robots=True)
+    assert all(g.body == png for g in got)
+    assert len(server.requests) == 20 * 11
+    # One for each host, and those of the last few hosts, which have all the slots to themselves.
+    assert 20 <= server.connections < 60
+
+
+def test_slots_go_to_the_host_with_the_fewest_requests_under_way():
+    async def play() -> list[str]:
+        slots, order, gates = Slots(2), [], {}
+
+        async def row(name: str, host: Host) -> None:
+            async with slots.slot(host):
+                order.append(name)
+                gates[name] = asyncio.Event()
+                await gates[name].wait()
+
+        async def settle() -> None:
+            for _ in range(5):
+                await asyncio.sleep(0)
+
+        a, b, c = (Host(9) for _ in range(3))
+        rows = {}
+        for name, host in (("a1", a), ("a2", a), ("a3", a), ("a4", a), ("b1", b), ("c1", c)):
+            rows[name] = asyncio.create_task(row(name, host))
+            await settle()
+        assert order == ["a1", "a2"]
+        rows["a3"].cancel()
+        for name in ("a1", "a2", "b1", "c1"):
+            gates[name].set()
+            await settle()
+        rows["a4"].cancel()
+        await settle()
+        assert (a.active, b.active, c.active) == (0, 0, 0)
+        await asyncio.wait_for(asyncio.create_task(_two_at_once(slots, b)), 5)
+        return order
+
+    assert asyncio.run(play()) == ["a1", "a2", "b1", "c1", "a4"]
+
+
+async def _two_at_once(slots: Slots, host: Host) -> None:
+    """No slot was lost: both can be held together."""
+    async with slots.slot(host), slots.slot(host):
+        pass
 
 
 def test_a_slow_host_keeps_nobody_else_waiting(server, fetch, png):

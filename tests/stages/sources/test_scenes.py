@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.client
+import io
+import itertools
 import pickle
+import re
 import subprocess
 import sys
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from PIL import Image
 
 from winnow.contracts.errors import RecipeError
 from winnow.contracts.identity import row_uid
 from winnow.contracts.parameters import result_parameters, validate
 from winnow.contracts.registry import SOURCES
-from winnow.stages.sources._scenes import CONCEPTS, LANGUAGES
+from winnow.stages.sources._scenes import CONCEPTS, LANGUAGES, render
+from winnow.stages.sources._scenes.holdout import pair_part
+from winnow.stages.sources._scenes.model import BACKGROUND_COLORS, PATTERNS
+from winnow.stages.sources._scenes.sprites import CONCEPT
 from winnow.stages.sources.scenes import SceneSource
+
+PARTS = ("train", "validation", "test")
+FALSE = [f"truth_{n}" for n in ("swap_attribute", "swap_relation", "swap_count", "hard_negative")]
 
 
 def read(source: SceneSource) -> pa.Table:
@@ -107,10 +119,80 @@ def test_the_same_in_another_process() -> None:
         text=True,
         env={"PYTHONHASHSEED": "7", "PATH": ""},
     )
-    import hashlib
-
     here = hashlib.sha256(repr(TABLE.slice(0, 200).to_pylist()).encode()).hexdigest()
     assert run.stdout.strip() == here
+
+
+def test_a_web_without_parts_is_what_it_was_before_there_were_parts() -> None:
+    """Bump the source's version when this changes: uids change with it."""
+    names = ["uid", "url", "text", "truth_kind", "truth_scene", "truth_duplicate_of"]
+    names += ["truth_caption", "truth_language", "truth_objects"]
+    flat = repr(TABLE.select(names).to_pylist()).encode()
+    assert hashlib.sha256(flat).hexdigest() == (
+        "5d283828a12ff75b48e92ff8371efe113d506f0db3aa310ab7c9f67e3fae3636"
+    )
+
+
+def test_the_truth_about_pictures_and_captions() -> None:
+    kinds = set()
+    for row in TABLE.to_pylist():
+        concepts = set(row["truth_objects"])
+        assert row["truth_num_objects"] == len(row["truth_objects"])
+        assert row["truth_class"] == (concepts.pop() if len(concepts) == 1 else None)
+        pattern, _, color = row["truth_background"].partition(":")
+        assert pattern in PATTERNS
+        assert color in BACKGROUND_COLORS
+        false = [row[name] for name in FALSE if row[name] is not None]
+        if row["truth_kind"] == "clean":
+            assert row["truth_hard_negative"]
+            assert row["truth_caption"] not in false
+        else:
+            assert not false
+        kinds.update(name for name in FALSE if row[name])
+    assert kinds == set(FALSE)
+
+
+def test_parts_are_other_webs_of_the_same_kind() -> None:
+    tables = {part: read(SceneSource(num_rows=1200, part=part)) for part in PARTS}
+    for a, b in itertools.combinations([TABLE, *tables.values()], 2):
+        assert set(a["uid"].to_pylist()).isdisjoint(b["uid"].to_pylist())
+    for table in tables.values():
+        assert table.schema == TABLE.schema
+        assert table["truth_kind"].equals(TABLE["truth_kind"])  # noise knows no part
+        languages = set(table["truth_language"].to_pylist())
+        assert len(languages & set(LANGUAGES)) == len(languages) >= 15
+        for number in (1, 2, 3, 4):
+            share = pc.mean(pc.equal(table["truth_num_objects"], number)).as_py()
+            assert share == pytest.approx(0.25, abs=0.05)
+
+
+def test_wrong_captions_hold_out_what_true_ones_do() -> None:
+    forms = {CONCEPT[c].name: c for c in CONCEPTS} | {CONCEPT[c].plural: c for c in CONCEPTS}
+    nouns = re.compile(rf"\b({'|'.join(sorted(map(re.escape, forms), key=len, reverse=True))})\b")
+    for part in PARTS:
+        table = read(SceneSource(num_rows=800, part=part, noise={"swapped_caption": 0.5}))
+        pairs = 0
+        for row in table.filter(pc.equal(table["truth_kind"], "swapped_caption")).to_pylist():
+            named = {forms[noun] for noun in nouns.findall(row["text"])}
+            assert named.isdisjoint(row["truth_objects"])
+            for pair in itertools.combinations(named, 2):
+                assert pair_part(*pair) == part
+                pairs += 1
+        assert pairs > 300
+
+
+def test_a_part_is_served_as_it_is_described() -> None:
+    source = SceneSource(num_rows=3, part="test", noise={}, sizes=(96, 96), aspects=(1.0, 1.0))
+    row = read(source).to_pylist()[2]
+    with source.serve() as resolve:
+        connection = http.client.HTTPConnection(resolve["scenes.test"], timeout=20)
+        connection.request("GET", row["url"].removeprefix("http://scenes.test"))
+        picture = Image.open(io.BytesIO(connection.getresponse().read())).convert("RGB")
+        connection.close()
+    world = source.world()
+    expected = render(world.scene(world.row(2)), 96, 96)
+    difference = np.abs(np.asarray(picture, np.float32) - np.asarray(expected, np.float32))
+    assert difference.mean() < 8  # what JPEG loses
 
 
 def test_serve_answers_under_the_host_of_the_urls() -> None:

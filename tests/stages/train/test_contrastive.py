@@ -21,6 +21,7 @@ from winnow.contracts.errors import RecipeError, SetupError, ShardError
 from winnow.contracts.stage import WorkerOptions
 from winnow.models.checkpoint import find_model
 from winnow.models.contrastive import load_model
+from winnow.models.losses import Outputs, contrastive_loss
 from winnow.pipeline.cli_train import train as train_command
 from winnow.stages.clip_score import ClipScore
 from winnow.stages.train.contrastive import Progress, TrainConfig, augment
@@ -176,7 +177,7 @@ def test_a_checkpoint_of_other_parameters_is_refused(
             raise _Killed
 
     with pytest.raises(_Killed):
-        train_on_shards([str(shards)], tmp_path, CONFIG, model=model, report=kill)
+        train_on_shards([str(shards)], tmp_path, CONFIG, model=model, num_threads=1, report=kill)
     other = TrainConfig(num_samples=1600, batch_size=16, seed=6, device="cpu")
     with pytest.raises(SetupError, match="a run with other parameters or data"):
         train_on_shards([str(shards)], tmp_path, other, model=model)
@@ -189,7 +190,9 @@ def test_siglip_learns_too(shards: Path, model: str, tmp_path: Path) -> None:
         num_samples=1600, batch_size=16, learning_rate=3e-3, warmup_samples=160, loss="siglip",
         device="cpu",
     )  # fmt: skip
-    report = train_on_shards([str(shards)], tmp_path, config, model=model, captions="title")
+    report = train_on_shards(
+        [str(shards)], tmp_path, config, model=model, captions="title", num_threads=1
+    )
     assert report["loss_curve"][-1] < 0.5 * report["loss_curve"][0]
     network = load_model(find_model(str(tmp_path)), device="cpu").network
     assert network.logit_bias is not None
@@ -201,22 +204,20 @@ def test_the_loss_is_the_published_one(shards: Path, model: str, tmp_path: Path)
     config = TrainConfig(
         num_samples=16, batch_size=16, device="cpu", augment_scale=1.0, brightness=0.0
     )
-    import winnow.stages.train.contrastive as loop
+    captured: list[Outputs] = []
 
-    captured: list[tuple[torch.Tensor, ...]] = []
-    original = loop._outputs
-
-    def spy(*arguments: Any) -> tuple[torch.Tensor, ...]:
-        captured.append(original(*arguments))
-        return captured[-1]
+    def spy(outputs: Outputs, **options: Any) -> torch.Tensor:
+        captured.append(outputs)
+        return contrastive_loss(outputs, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "_outputs", spy)
+        patch.setattr("winnow.models.losses.contrastive_loss", spy)
         train_on_shards(
-            [str(shards)], tmp_path, config, model=model,
+            [str(shards)], tmp_path, config, model=model, num_threads=1,
             report=lambda progress: losses.append(progress.loss),
         )  # fmt: skip
-    images, texts, scale = (value.detach().double().numpy() for value in captured[0])
+    found = (captured[0].images, captured[0].texts, captured[0].scale)
+    images, texts, scale = (value.detach().double().numpy() for value in found)
     naive = 0.0
     for i in range(16):
         for a, b in ((images[i], texts), (texts[i], images)):
@@ -229,26 +230,28 @@ def test_a_loss_that_is_not_finite_stops_with_its_step(
     shards: Path, model: str, tmp_path: Path
 ) -> None:
     config = TrainConfig(num_samples=1600, batch_size=16, device="cpu")
-    import winnow.stages.train.contrastive as loop
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "_rate", lambda step, config: 1e30 if step else 0.0)
+        patch.setattr("winnow.stages.train.loop._rate", lambda step, config: 1e30 if step else 0.0)
         with pytest.raises(ShardError, match=r"the loss is (nan|inf) at step [23]") as caught:
-            train_on_shards([str(shards)], tmp_path, config, model=model)
+            train_on_shards([str(shards)], tmp_path, config, model=model, num_threads=1)
     assert not caught.value.retryable
+
+
+def _draw(seed: int, count: int) -> torch.Tensor:
+    return torch.rand(4, count, generator=torch.Generator().manual_seed(seed))
 
 
 def test_crops_stay_inside_and_whole_pictures_stay_as_they_are() -> None:
     rng = np.random.default_rng(0)
     pixels = torch.from_numpy(rng.integers(50, 200, (6, 32, 32, 3), np.uint8))
-    still = TrainConfig(augment_scale=1.0, brightness=0.0)
-    same = augment(pixels, 32, still, torch.Generator().manual_seed(1))
+    still: dict[str, float] = {"scale": 1.0, "brightness": 0.0}
+    same = augment(pixels, 32, _draw(1, len(pixels)), **still)
     assert same.dtype == torch.uint8
     assert (same.int() - pixels.int()).abs().max() <= 1
-    moving = TrainConfig(augment_scale=0.8, brightness=0.1)
-    first = augment(pixels, 24, moving, torch.Generator().manual_seed(1))
-    again = augment(pixels, 24, moving, torch.Generator().manual_seed(1))
-    other = augment(pixels, 24, moving, torch.Generator().manual_seed(2))
+    moving: dict[str, float] = {"scale": 0.8, "brightness": 0.1}
+    first = augment(pixels, 24, _draw(1, len(pixels)), **moving)
+    again = augment(pixels, 24, _draw(1, len(pixels)), **moving)
+    other = augment(pixels, 24, _draw(2, len(pixels)), **moving)
     assert first.shape == (6, 24, 24, 3)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -256,8 +259,28 @@ def test_crops_stay_inside_and_whole_pictures_stay_as_they_are() -> None:
     assert first.max() <= 200 * 1.1 + 1
     left = torch.zeros(64, 32, 32, 3, dtype=torch.uint8)
     left[:, :, :16] = 200  # never mirrored: captions say left and right
-    crops = augment(left, 24, moving, torch.Generator().manual_seed(3)).float()
+    crops = augment(left, 24, _draw(3, len(left)), **moving).float()
     assert (crops[:, :, :6].mean((1, 2, 3)) > crops[:, :, -6:].mean((1, 2, 3))).all()
+
+
+def test_crops_are_those_of_an_affine_grid() -> None:
+    """Against torch's own grid: scale and shift per image, then its light."""
+    pixels = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (9, 36, 36, 3), np.uint8))
+    draw = _draw(4, 9)
+    found = augment(pixels, 32, draw, scale=0.7, brightness=0.2)
+    side = 0.7 + 0.3 * draw[0]
+    theta = torch.zeros(9, 2, 3)
+    theta[:, 0, 0] = theta[:, 1, 1] = side
+    for axis in (0, 1):
+        theta[:, axis, 2] = (2 * draw[1 + axis] - 1) * (1 - side)
+    grid = torch.nn.functional.affine_grid(theta, [9, 3, 32, 32], align_corners=False)
+    images = pixels.permute(0, 3, 1, 2).float()
+    crops = torch.nn.functional.grid_sample(
+        images, grid, padding_mode="reflection", align_corners=False
+    )
+    light = (1 + 0.2 * (2 * draw[3] - 1))[:, None, None, None]
+    expected = (crops * light).clamp(0, 255).permute(0, 2, 3, 1)
+    assert (found.float() - expected).abs().max() <= 0.51
 
 
 def test_every_epoch_shows_every_sample_once() -> None:
@@ -343,12 +366,15 @@ def test_the_whole_vocabulary_of_clip_can_be_asked_for(shards: Path, tmp_path: P
     config["text_cfg"] |= {"vocab_size": 49408, "width": 8, "heads": 1}
     (tmp_path / "m.json").write_text(json.dumps(config))
     one = TrainConfig(num_samples=16, batch_size=16, device="cpu")
-    train_on_shards([str(shards)], tmp_path / "full", one, model=str(tmp_path / "m.json"))
+    train_on_shards(
+        [str(shards)], tmp_path / "full", one, model=str(tmp_path / "m.json"), num_threads=1
+    )
     assert not (tmp_path / "full" / "bpe_merges.txt.gz").exists()
     assert find_model(str(tmp_path / "full")).tokenizer is None
     train_on_shards(
-        [str(shards)], tmp_path / "cut", one, model=str(tmp_path / "m.json"), vocabulary=600
-    )
+        [str(shards)], tmp_path / "cut", one, model=str(tmp_path / "m.json"), vocabulary=600,
+        num_threads=1,
+    )  # fmt: skip
     cut = load_model(find_model(str(tmp_path / "cut")), device="cpu")
     assert cut.network.vocab_size == 600
 
@@ -357,6 +383,7 @@ def test_the_command(shards: Path, model: str, tmp_path: Path) -> None:
     arguments = [
         "contrastive", str(shards), "--out", str(tmp_path / "out"), "--model", model,
         "--samples", "320", "--batch-size", "16", "--seed", "3", "--device", "cpu",
+        "--threads", "1", "--micro-batch-size", "9", "--shared-transformer",
     ]  # fmt: skip
     outcome = CliRunner().invoke(train_command, arguments, catch_exceptions=False)
     assert outcome.exit_code == 0

@@ -1,0 +1,377 @@
+"""Running a study: freeze the evaluation sets, train the scorers, select, train, measure.
+
+Every step is cached under what decides it, so the same command again does only what is missing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from winnow.contracts.errors import SetupError, ShardError
+from winnow.contracts.stage import WorkerOptions
+from winnow.contracts.trial import Dataset
+from winnow.pipeline.arms import EXPORT, Recipes, shared_columns
+from winnow.pipeline.executor import Drive, Executor, Failure
+from winnow.pipeline.executor_inprocess import InProcessExecutor
+from winnow.pipeline.plan import make_plan
+from winnow.pipeline.progress import Progress
+from winnow.pipeline.recipe import Recipe
+from winnow.pipeline.run import AUTO_RAY_ROWS, RunOptions, run_recipe
+from winnow.pipeline.storage import Storage
+from winnow.pipeline.study import ArmEntry, Study
+from winnow.pipeline.trial import Exported, TrialSpec, exported
+from winnow.pipeline.trial_unit import TrialUnit
+
+log = logging.getLogger(__name__)
+
+SETS = ("validation", "test")
+TRIAL_DEADLINE_S = 7 * 24 * 3600.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrialEntry:
+    """One trial of the grid. kind: "arm", "random" (the control of ``arm``) or "oracle"."""
+
+    arm: ArmEntry
+    kind: str
+    budget: int
+    spec: TrialSpec
+
+    @property
+    def name(self) -> str:
+        """What a message calls it."""
+        what = f"random as many as {self.arm.name}" if self.kind == "random" else self.arm.name
+        return f"{what}, budget {self.budget}, seed {self.spec.seed}"
+
+
+@dataclass(kw_only=True, slots=True)
+class Prepared:
+    """Everything that is needed before the first trial: frozen sets, arms, controls."""
+
+    sets: tuple[Exported, ...]
+    arms: dict[str, Exported]
+    randoms: dict[tuple[str, int], Exported]
+    pool_rows: int
+    warnings: list[str] = field(default_factory=list)
+    described: dict[str, dict[str, float | None]] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True, slots=True)
+class Outcome:
+    """A study that was run. ``failures`` by fingerprint."""
+
+    prepared: Prepared
+    trials: list[TrialEntry]
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+def run_study(
+    study: Study,
+    options: RunOptions,
+    progress: Progress | None = None,
+    *,
+    arms: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    budgets: Sequence[int] = (),
+    controls: bool = True,
+) -> Outcome:
+    """Run a study, or the named part of it. Failed trials are in the outcome.
+
+    Fails: RecipeError and SetupError before any training; ShardError where a selection or a
+    scorer cannot be made.
+    """
+    with ExitStack() as stack:
+        run = _Run(study, options, progress or Progress(), stack)
+        prepared = run.prepare(arms, seeds or study.settings.seeds, controls)
+        trials = run.grid(
+            prepared, seeds or study.settings.seeds, budgets or study.settings.budgets
+        )
+        names = {t.spec.fingerprint(): t.name for t in trials}
+        failures = run.train([t.spec for t in trials], prepared.sets, names)
+    return Outcome(prepared=prepared, trials=trials, failures=failures)
+
+
+class _Run:
+    def __init__(
+        self, study: Study, options: RunOptions, progress: Progress, stack: ExitStack
+    ) -> None:
+        self.study, self.options, self.progress = study, options, progress
+        self.storage = Storage(options.workspace)
+        self.recipes = Recipes(study)
+        self._stack = stack
+        self._ray: Executor | None = None
+
+    def prepare(self, arms: Sequence[str], seeds: Sequence[int], controls: bool) -> Prepared:
+        """Make every selection; nothing trains before all of them can be trained on."""
+        chosen = self._chosen(arms)
+        self._check_recipes(chosen)
+        sets = tuple(
+            self._export(self.recipes.evaluation(name), name)
+            for name in SETS
+            if name in self.study.settings.evaluation
+        )
+        self._check_columns(sets)
+        pool_rows = self._annotate()
+        if pool_rows >= AUTO_RAY_ROWS and self.options.executor == "auto":
+            self._hold_ray()
+        self._train_scorers()
+        self._annotate_scores()
+        step = "selections"
+        self.progress.start(step, len(chosen))
+        made, randoms = {}, {}
+        for arm in chosen:
+            made[arm.name] = self._export(self.recipes.arm(arm), arm.name, quiet=True)
+            count = made[arm.name].num_rows
+            if controls and arm.rows.random and not arm.is_oracle and count < pool_rows:
+                for seed in seeds:
+                    recipe = self.recipes.random(arm, count, seed)
+                    randoms[arm.name, seed] = self._export(recipe, recipe.name, quiet=True)
+            self.progress.advance(step, 1)
+        self.progress.finish(step)
+        prepared = Prepared(sets=sets, arms=made, randoms=randoms, pool_rows=pool_rows)
+        prepared.warnings = self._warnings(chosen)
+        prepared.described = {
+            name: _means(self.storage, data, self.study.settings.describe)
+            for name, data in made.items()
+        }
+        return prepared
+
+    def grid(
+        self, prepared: Prepared, seeds: Iterable[int], budgets: Iterable[int]
+    ) -> list[TrialEntry]:
+        """Return every trial, cheap budgets first, and check that each can train."""
+        by_name = {a.name: a for a in self.study.arms}
+        trials = []
+        for budget in sorted(budgets):
+            for seed in seeds:
+                for name, data in prepared.arms.items():
+                    arm = by_name[name]
+                    kind = "oracle" if arm.is_oracle else "arm"
+                    trials.append(self._entry(arm, kind, data, budget, seed))
+                    control = prepared.randoms.get((name, seed))
+                    if control is not None:
+                        trials.append(self._entry(arm, "random", control, budget, seed))
+        for trial in trials:
+            self._check(trial)
+        return trials
+
+    def train(
+        self, specs: Sequence[TrialSpec], sets: tuple[Exported, ...], names: dict[str, str]
+    ) -> dict[str, str]:
+        """Train and measure what is missing; return fingerprint -> error of what failed."""
+        units: dict[str, TrialUnit] = {}
+        for spec in specs:
+            key = spec.fingerprint()
+            unit = TrialUnit(
+                storage=self.storage,
+                spec=spec,
+                evaluations=self.study.evaluations if sets else {},
+                sets=sets,
+                name=names.get(key, ""),
+            )
+            if not unit.is_done():
+                units.setdefault(key, unit)
+        if not units:
+            return {}
+        step = f"{len(units)} trials" if len(units) > 1 else "1 trial"
+        drive = Drive(
+            executor=self._executor(list(units.values())),
+            progress=lambda unit, samples: self.progress.advance(step, samples),
+        )
+        self.progress.start(step, sum(u.spec.num_samples for u in units.values()))
+        failures = drive.run(units.values())
+        self.progress.finish(step)
+        return {_key(failure): str(failure.error) for failure in failures}
+
+    def _chosen(self, names: Sequence[str]) -> list[ArmEntry]:
+        known = [a.name for a in self.study.arms]
+        unknown = [n for n in names if n not in known]
+        if unknown:
+            msg = f"{self.study.file} has no arm {unknown[0]!r}; it has {', '.join(known)}"
+            raise SetupError(msg)
+        return [a for a in self.study.arms if not names or a.name in names]
+
+    def _check_recipes(self, chosen: Iterable[ArmEntry]) -> None:
+        """Plan every recipe once, so that a mistake is found before any work.
+
+        A scorer that has to be trained has no model yet: arms that read its scores are planned
+        when it has.
+        """
+        recipes = [self.recipes.base()]
+        recipes += [self.recipes.evaluation(n) for n in self.study.settings.evaluation]
+        trained = {k for k, s in self.study.settings.scorers.items() if s.folds}
+        for arm in chosen:
+            recipe = self.recipes.arm(arm)
+            recipes += [recipe] if arm.rows.scorer not in trained else []
+        for recipe in recipes:
+            make_plan(recipe)
+
+    def _check_columns(self, sets: Iterable[Exported]) -> None:
+        """Refuse an evaluation set that lacks what an evaluation reads, before anything trains."""
+        for data in sets:
+            file = self.storage.parquet(f"{data.folder}/manifest.parquet")
+            names = file.schema_arrow.names
+            for column in self.study.columns():
+                if column not in names:
+                    msg = f"the {data.name} set has no column {column!r}, which an evaluation reads"
+                    raise SetupError(msg)
+                if file.read(columns=[column])[column].null_count == data.num_rows:
+                    msg = f"the column {column!r} of the {data.name} set is null in every row"
+                    raise SetupError(msg)
+
+    def _warnings(self, chosen: Iterable[ArmEntry]) -> list[str]:
+        arms = [self.recipes.arm(arm) for arm in chosen if not arm.is_oracle]
+        found = []
+        for name, rows in self.study.settings.evaluation.items():
+            if rows.recipe is not None:
+                continue
+            shared = shared_columns(self.recipes.evaluation(name), arms)
+            if shared:
+                found.append(
+                    f"the {name} set was chosen by {', '.join(shared)}, which an arm filters by "
+                    "too: it favours that arm"
+                )
+        return found
+
+    def _train_scorers(self) -> None:
+        """Train one model per fold of every scorer that has folds."""
+        folders: dict[str, list[str]] = {}
+        names: dict[str, str] = {}
+        specs: list[TrialSpec] = []
+        for key, scorer in self.study.settings.scorers.items():
+            if not scorer.folds:
+                continue
+            if not self.storage.is_local:
+                msg = (
+                    f"the scorer {key} is trained here and read by path, which an object store "
+                    "does not give; use a local or shared workspace"
+                )
+                raise SetupError(msg)
+            folders[key] = []
+            for fold in range(scorer.folds):
+                recipe = self.recipes.fold(key, scorer, fold)
+                spec = TrialSpec(
+                    trainer=self.study.scorer_trainer(scorer),
+                    train=self._export(recipe, recipe.name),
+                    num_samples=scorer.samples_seen,
+                    seed=scorer.seed,
+                )
+                spec.trainer.check(_sizes(spec.train), spec.num_samples)
+                names[spec.fingerprint()] = f"scorer {key}, without fold {fold}"
+                specs.append(spec)
+                folders[key].append(self.storage.path(spec.checkpoint))
+        failed = self.train(specs, (), names)
+        if failed:
+            key, error = next(iter(failed.items()))
+            msg = f"{names[key]} failed: {error}"
+            raise ShardError(msg, retryable=False)
+        self.recipes = Recipes(self.study, folders)
+
+    def _entry(
+        self, arm: ArmEntry, kind: str, data: Exported, budget: int, seed: int
+    ) -> TrialEntry:
+        spec = TrialSpec(
+            trainer=self.study.trainer,
+            train=data,
+            num_samples=self.study.settings.samples_seen * budget,
+            seed=seed,
+        )
+        return TrialEntry(arm=arm, kind=kind, budget=budget, spec=spec)
+
+    def _check(self, trial: TrialEntry) -> None:
+        try:
+            trial.spec.trainer.check(_sizes(trial.spec.train), trial.spec.num_samples)
+        except SetupError as error:
+            msg = f"{trial.name}: {error}"
+            raise SetupError(msg) from None
+
+    def _annotate(self) -> int:
+        """Annotate the pool; return its rows."""
+        report = run_recipe(_without_export(self.recipes.base()), self.options, self.progress)
+        _refuse_failures(report.failures, "the pool")
+        return int(report.summary["kept"])
+
+    def _annotate_scores(self) -> None:
+        """Let the scorers that were trained here score the pool, with progress."""
+        if self.recipes.models:
+            self._annotate()
+
+    def _export(self, recipe: Recipe, name: str, *, quiet: bool = False) -> Exported:
+        """Run a recipe. ``quiet``: its annotations are there, its steps are not worth a line."""
+        report = run_recipe(recipe, self.options, Progress() if quiet else self.progress)
+        _refuse_failures(report.failures, recipe.name)
+        if not report.summary["kept"]:
+            msg = f"{name}: the selection is empty; `winnow ledger` shows which filter refused what"
+            raise SetupError(msg)
+        return exported(self.storage, report.exports[EXPORT], name)
+
+    def _executor(self, units: list[TrialUnit]) -> Executor:
+        kind = self.options.executor
+        shapes = {u.resources for u in units}
+        if kind == "auto":
+            alone = len(units) == 1 and not any(s.num_gpus for s in shapes)
+            kind = "inprocess" if alone and not self.options.address else "ray"
+        executor: Executor
+        if kind == "inprocess":
+            crumbs = Path(self.storage.path("attempts")) if self.storage.is_local else None
+            executor = InProcessExecutor(WorkerOptions(), crumbs)
+        else:
+            executor = self._new_ray()
+            executor.prepare(shapes)  # type: ignore[attr-defined]
+        self._stack.callback(executor.close)
+        return executor
+
+    def _hold_ray(self) -> None:
+        """Start Ray once for all selections of a large pool, not once for each."""
+        if self._ray is None:
+            self._ray = self._new_ray()
+            self._stack.callback(self._ray.close)
+
+    def _new_ray(self) -> Executor:
+        from winnow.pipeline.executor_ray import RayExecutor
+
+        return RayExecutor(
+            WorkerOptions(),
+            address=self.options.address,
+            num_cpus=self.options.num_cpus,
+            workers=self.options.workers,
+            deadline_s=TRIAL_DEADLINE_S,
+        )
+
+
+def _key(failure: Failure) -> str:
+    assert isinstance(failure.unit, TrialUnit)
+    return failure.unit.spec.fingerprint()
+
+
+def _sizes(data: Exported) -> Dataset:
+    return Dataset(name=data.name, shards=data.tars, digest=data.digest, num_rows=data.num_rows)
+
+
+def _refuse_failures(failures: Sequence[Failure], name: str) -> None:
+    if failures:
+        msg = f"{name}: {len(failures)} units failed, the first: {failures[0]}; run again"
+        raise ShardError(msg, retryable=False)
+
+
+def _without_export(recipe: Recipe) -> Recipe:
+    resolved = {k: v for k, v in recipe.resolved.items() if k != "export"}
+    return replace(recipe, exports=(), resolved=resolved)
+
+
+def _means(storage: Storage, data: Exported, columns: Sequence[str]) -> dict[str, float | None]:
+    """The mean of some columns over the rows of a selection: a description, not a result."""
+    if not columns:
+        return {}
+    file = storage.parquet(f"{data.folder}/manifest.parquet")
+    known = [c for c in columns if c in file.schema_arrow.names]
+    table = file.read(columns=known)
+    return {c: pc.mean(table[c].cast(pa.float64())).as_py() if c in known else None
+            for c in columns}  # fmt: skip

@@ -1,0 +1,162 @@
+"""The recipes of a study: one per evaluation set, per scorer's fold, per arm, per random control.
+
+All are the study's recipe with other filters, so they share one workspace and every annotation.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from winnow.contracts.errors import RecipeError
+from winnow.filters.rules import PriorityCover
+from winnow.pipeline.recipe import FilterEntry, Recipe, load_recipe, parse_recipe
+from winnow.pipeline.study import ArmEntry, Rows, Scorer, Study, kept
+
+EXPORT = "train"
+TRUTH = "truth_"
+ROWS_PER_FILE = 1000
+
+
+class Recipes:
+    """Composes a study's recipes. ``models``: scorer -> the model folders of its folds."""
+
+    def __init__(self, study: Study, models: Mapping[str, Sequence[str]] | None = None) -> None:
+        self.study, self.models = study, models or {}
+
+    def arm(self, arm: ArmEntry) -> Recipe:
+        """Return the recipe of an arm."""
+        recipe = self._of_pool(arm.name, arm.rows)
+        if not arm.is_oracle:
+            _refuse_truth(recipe.filters, arm.name)
+        return recipe
+
+    def random(self, arm: ArmEntry, count: int, seed: int) -> Recipe:
+        """Return the recipe of as many random rows of the pool as an arm has."""
+        rule = {"use": "random_rows", "count": count, "seed": seed, "on_null": "drop"}
+        name = f"random-{count}-{seed}"
+        return self._of_pool(name, Rows(keep=[], add={"random_rows": rule}))
+
+    def fold(self, name: str, scorer: Scorer, fold: int) -> Recipe:
+        """Return the recipe of what the scorer of one fold trains on: all other folds."""
+        column, wanted = scorer.fold_column, str(fold)
+        rule = {"use": "where", "expression": f'{column} != "{wanted}"', "on_null": "keep"}
+        rows = scorer.model_copy(update={"add": {**scorer.add, f"not_fold_{wanted}": rule}})
+        recipe = self._of_pool(f"{name}-fold-{wanted}", rows)
+        _refuse_truth(recipe.filters, f"the scorer {name}")
+        return recipe
+
+    def evaluation(self, name: str) -> Recipe:
+        """Return the recipe of an evaluation set."""
+        study = self.study
+        rows: Rows = dict(study.settings.evaluation)[name]  # type: ignore[index]
+        own = rows.recipe is None
+        path = study.base / (study.settings.recipe if own else str(rows.recipe))
+        changes = [*study.settings.set, *rows.set] if own else rows.set
+        data = copy.deepcopy(dict(load_recipe(path, changes).resolved))
+        if own:
+            _add_stages(data, study.settings.stages)
+        _set_filters(data, [rows])
+        export = study.settings.export if own else {}
+        return self._parsed(data, f"evaluation-{name}", study.columns(), export)
+
+    def base(self) -> Recipe:
+        """Return the recipe of the whole pool."""
+        return self._of_pool("pool", Rows(keep=[]))
+
+    def _of_pool(self, name: str, rows: Rows) -> Recipe:
+        study = self.study
+        data = copy.deepcopy(dict(study.recipe))
+        _add_stages(data, study.settings.stages)
+        for key, folders in self.models.items():
+            _add_stages(data, {f"{key}_scores": _scorer_stage(study, key, folders)})
+        _set_filters(data, [study.settings.pool, rows])
+        return self._parsed(data, name, study.trainer.columns, study.settings.export)
+
+    def _parsed(
+        self, data: dict[str, Any], name: str, columns: Iterable[str], changes: Mapping[str, Any]
+    ) -> Recipe:
+        text = re.sub(r"[^A-Za-z0-9._-]", "-", f"{self.study.name}-{name}")
+        data["name"] = text[:63]
+        own = [e for e in (data.get("export") or {}).values() if _is_webdataset(e)]
+        export = {"rows_per_file": ROWS_PER_FILE, **(own[0] or {} if own else {}), **changes}
+        # Only what a trial reads: another annotation must not make another training set.
+        data["export"] = {EXPORT: {**export, "use": "webdataset", "columns": sorted(columns)}}
+        try:
+            where = f"{self.study.file} ({name})"
+            return parse_recipe(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), where)
+        except RecipeError as error:
+            msg = f"{self.study.file}: the recipe of {name} cannot be made:\n{error}"
+            raise RecipeError(msg) from None
+
+
+def shared_columns(evaluation: Recipe, arms: Iterable[Recipe]) -> list[str]:
+    """Return columns by which both an evaluation set and an arm were chosen.
+
+    Such a set favours that arm. What says only whether a row can be used does not count.
+    """
+    chosen = _columns(evaluation.filters)
+    used = {name for arm in arms for name in _columns(arm.filters)}
+    return sorted(chosen & used)
+
+
+def _columns(filters: Iterable[FilterEntry]) -> set[str]:
+    # A cover chooses among copies of one picture; what it prefers says nothing of the caption.
+    judging = [f.rule for f in filters if not isinstance(f.rule, PriorityCover)]
+    names = {c for rule in judging for c in rule.columns()}
+    usable = {"image", "audio", "repeated_row", "split", "near_evaluation"}
+    return {n for n in names if n not in usable and not n.endswith("_error")}
+
+
+def _refuse_truth(filters: Iterable[FilterEntry], name: str) -> None:
+    for entry in filters:
+        known = sorted(c for c in entry.rule.columns() if c.startswith(TRUTH))
+        if known:
+            msg = (
+                f"{name}: the filter {entry.key} reads {known[0]}; the truth may select rows only "
+                "in an arm named oracle, which shows the ceiling"
+            )
+            raise RecipeError(msg)
+
+
+def _add_stages(data: dict[str, Any], stages: Mapping[str, Any]) -> None:
+    data["stages"] = {**(data.get("stages") or {}), **copy.deepcopy(dict(stages))}
+
+
+def _set_filters(data: dict[str, Any], chosen: Sequence[Rows]) -> None:
+    """Write out the filters of several selections, one after the other, each name once."""
+    known = data.get("filters") or {}
+    filters: dict[str, Any] = {}
+    added: dict[str, Any] = {}
+    for rows in chosen:
+        filters |= {key: known[key] for key in kept(rows, data)}
+        added |= {k: v for k, v in rows.add.items() if k not in rows.without}
+    # A cover of near-duplicates comes behind what judges single rows; a draw of exactly so many
+    # rows comes behind that.
+    whole = {**filters, **copy.deepcopy(added)}
+    covers = _using(whole, "drop_near_duplicates")
+    draws = _using(whole, "random_rows")
+    single = {k: v for k, v in whole.items() if k not in covers and k not in draws}
+    data["filters"] = {**single, **covers, **draws}
+
+
+def _using(filters: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {k: v for k, v in filters.items() if (v or {}).get("use", k) == name}
+
+
+def _scorer_stage(study: Study, key: str, folders: Sequence[str]) -> dict[str, Any]:
+    scorer = study.settings.scorers[key]
+    return {
+        "use": "cross_fit_clip_score",
+        "models": list(folders),
+        "fold": scorer.fold_column,
+        "column": scorer.column,
+    }
+
+
+def _is_webdataset(entry: Mapping[str, Any] | None) -> bool:
+    return (entry or {}).get("use", "webdataset") == "webdataset"

@@ -1,0 +1,139 @@
+"""``winnow trial`` and ``winnow ablate``: what a selection is worth to a model trained on it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar, cast
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from winnow.contracts.errors import ShardError
+from winnow.pipeline.ablation import Outcome, run_study
+from winnow.pipeline.cli_progress import make_progress
+from winnow.pipeline.run import RunOptions
+from winnow.pipeline.storage import Storage
+from winnow.pipeline.study import Study, load_study
+from winnow.pipeline.study_results import collect, design_of, headline_metrics, study_lines
+
+F = TypeVar("F", bound=Callable[..., Any])
+WORKSPACE = "runs/{name}"
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+
+
+def _study_options(function: F) -> F:
+    options = [
+        click.option("--num-cpus", type=click.IntRange(1), help="CPUs for Ray on this machine."),
+        click.option("--workers", type=click.IntRange(1), help="At most this many at a time."),
+        click.option("--shared-filesystem", is_flag=True, help="All nodes see the workspace."),
+        click.option("--address", help="Address of a running Ray cluster."),
+        click.option("--executor", type=click.Choice(["auto", "ray", "inprocess"]), default="auto"),
+        click.option("--resolve", multiple=True, metavar="HOST=ADDR:PORT",
+                     help="Fetch HOST from there."),
+        click.option("--plan", "plan_only", is_flag=True, help="Only say what would be done."),
+        click.option("--set", "overrides", multiple=True, metavar="A.B=VALUE",
+                     help="Override a value, e.g. samples_seen=15000."),
+        click.option("--workspace", "-w", metavar="PATH",
+                     help="Folder or fsspec URL [runs/<study name>]."),
+    ]  # fmt: skip
+    for option in options:
+        function = option(function)
+    return click.argument("study")(function)
+
+
+@click.command()
+@_study_options
+@click.option("--arm", help="The selection to train on [the primary arm, else the first].")
+@click.option("--seed", type=click.IntRange(0), help="[the study's first]")
+@click.option("--budget", type=click.IntRange(1), help="[the study's first]")
+def trial(study: str, arm: str | None, seed: int | None, budget: int | None, **given: Any) -> None:
+    """Train a reference model on one selection of STUDY and print what it is worth.
+
+    One seed and no control: a single figure, not a comparison. `winnow ablate` compares.
+    """
+    parsed = load_study(study, given.pop("overrides"))
+    name = arm or (parsed.primary.arm if parsed.primary else parsed.arms[0].name)
+    seeds = [parsed.settings.seeds[0] if seed is None else seed]
+    budgets = [budget or parsed.settings.budgets[0]]
+    outcome = _run(parsed, given, arms=[name], seeds=seeds, budgets=budgets, controls=False)
+    if outcome is None:
+        return
+    if outcome.failures:
+        raise ShardError(next(iter(outcome.failures.values())), retryable=False)
+    _print_metrics(parsed, outcome, _workspace(parsed, given))
+
+
+@click.command()
+@_study_options
+@click.option("--arm", "arms", multiple=True, help="Only these arms, with their controls.")
+def ablate(study: str, arms: tuple[str, ...], **given: Any) -> None:
+    """Train on every arm of STUDY, with every seed and budget, and compare them.
+
+    The same command again does only what is missing. Exit code 1: some trials failed; the table
+    says which.
+    """
+    from winnow.pipeline.ablation_report import ablation_lines, write_ablation
+
+    parsed = load_study(study, given.pop("overrides"))
+    outcome = _run(parsed, given, arms=arms)
+    if outcome is None:
+        return
+    storage = Storage(_workspace(parsed, given))
+    results = collect(parsed, outcome, storage)
+    design = design_of(parsed, outcome, headline_metrics(results))
+    for line in ablation_lines(design, results):
+        click.echo(line)
+    names = write_ablation(storage, f"ablations/{parsed.name}", design, results)
+    for name in names:
+        click.echo(f"wrote {_workspace(parsed, given)}/{name}")
+    if outcome.failures:
+        click.echo(f"{len(outcome.failures)} trials failed; the same command tries them again",
+                   err=True)  # fmt: skip
+        sys.exit(1)
+
+
+def _run(study: Study, given: dict[str, Any], **part: Any) -> Outcome | None:
+    if given.pop("plan_only"):
+        for line in study_lines(study, **part):
+            click.echo(line)
+        return None
+    from winnow.pipeline.cli import pair
+
+    options = RunOptions(
+        workspace=_workspace(study, given),
+        executor=cast(Literal["auto", "ray", "inprocess"], given["executor"]),
+        address=given["address"],
+        shared_filesystem=given["shared_filesystem"],
+        num_cpus=given["num_cpus"],
+        workers=given["workers"],
+        resolve=dict(pair(r) for r in given["resolve"]),
+    )
+    with make_progress() as progress:
+        outcome = run_study(study, options, progress, **part)
+    for warning in outcome.prepared.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    return outcome
+
+
+def _workspace(study: Study, given: dict[str, Any]) -> str:
+    return str(given["workspace"] or WORKSPACE.format(name=study.name))
+
+
+def _print_metrics(study: Study, outcome: Outcome, workspace: str) -> None:
+    entry = outcome.trials[0]
+    (result,) = [r for r in collect(study, outcome, Storage(workspace)) if r.split == "test"]
+    click.echo(
+        f"{entry.name}: {result.num_rows:,} rows, {result.samples_seen:,} samples seen "
+        f"({result.repeats:.1f} times each)"
+    )
+    table = Table(box=None, pad_edge=False)
+    for heading, side in (("metric", "left"), ("slice", "left"), ("test", "right"),
+                          ("items", "right")):  # fmt: skip
+        table.add_column(heading, justify=cast(Any, side), overflow="fold")
+    for row in result.metrics.to_pylist():
+        value = "-" if row["value"] is None else f"{row['value']:.4f}"
+        table.add_row(row["metric"], row["slice"], value, f"{row['num_items']:,}")
+    console.print(table)
+    click.echo(f"model: {workspace}/{entry.spec.checkpoint}")

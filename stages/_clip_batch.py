@@ -1,0 +1,149 @@
+"""What stages that score with contrastive models share: loading, resizing, one padded pass."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from winnow.contracts.errors import RecipeError, ShardError
+from winnow.contracts.media import DecodedImage, MediaFailure
+from winnow.contracts.stage import Resources, WorkerOptions
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from winnow.models.checkpoint import ModelFiles
+    from winnow.models.contrastive import ContrastiveModel, Preprocess
+
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["fp32", "bf16", "fp16"]
+Pixels = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+Resized = Future[Pixels | None] | str
+"""An image that is being resized (None: Pillow cannot convert it), or why there is none."""
+
+
+def check_options(
+    stage: str, *, batch_size: int, num_threads: int, num_gpus: float | None, device: Device
+) -> None:
+    """Raise RecipeError for options that cannot run."""
+    if not 1 <= batch_size <= 65_536:
+        msg = f"{stage}: batch_size={batch_size}; use 1 to 65536, such as 64"
+        raise RecipeError(msg)
+    if num_threads < 1:
+        msg = f"{stage}: num_threads={num_threads}; use at least 1"
+        raise RecipeError(msg)
+    if num_gpus is not None and not 0 <= num_gpus <= 64:
+        msg = f"{stage}: num_gpus={num_gpus}; use a share of a GPU, such as 0.5 or 1"
+        raise RecipeError(msg)
+    if device == "cpu" and num_gpus:
+        msg = f"{stage}: device=cpu with num_gpus={num_gpus}; leave one of them out"
+        raise RecipeError(msg)
+
+
+def check_column(stage: str, column: str, others: tuple[str, ...]) -> None:
+    """Raise RecipeError where ``column`` cannot be written beside ``others``, which are read."""
+    if not column or column in ("uid", *others):
+        msg = f"{stage}: column={column!r} cannot be written; use a new name, such as {stage!r}"
+        raise RecipeError(msg)
+
+
+def resources(*, num_threads: int, num_gpus: float | None, device: Device) -> Resources:
+    """Return a whole GPU for device=cuda unless num_gpus says otherwise; none for auto and cpu."""
+    default = 1.0 if device == "cuda" else 0.0
+    return Resources(num_cpus=num_threads, num_gpus=default if num_gpus is None else num_gpus)
+
+
+def load(files: ModelFiles, *, device: Device, precision: Precision) -> ContrastiveModel:
+    """Load a model; chooses cuDNN's bit-stable kernels for this process."""
+    import torch
+
+    from winnow.models.contrastive import load_model
+
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = False
+    return load_model(files, device=device, precision=precision)
+
+
+def resize_threads(options: WorkerOptions) -> ThreadPoolExecutor:
+    """Return the threads that resize images beside the model."""
+    num_threads = max(1, min(options.decode_threads, os.cpu_count() or 1))
+    return ThreadPoolExecutor(num_threads, "clip-preprocess")
+
+
+def resized(
+    item: DecodedImage | MediaFailure, preprocess: Preprocess, threads: ThreadPoolExecutor
+) -> Resized:
+    """Start to resize an image for a model."""
+    if not isinstance(item, DecodedImage):
+        return item
+    return threads.submit(_pixels, preprocess, item.pixels)
+
+
+def _pixels(preprocess: Preprocess, image: Image.Image) -> Pixels | None:
+    """The model's pixels of one image; None where Pillow cannot convert what it decoded."""
+    try:
+        return preprocess.pixels(image)
+    except (OSError, ValueError, MemoryError):
+        return None
+
+
+def row_code(image: object, text: str | None) -> str | None:
+    """Return why a row cannot be scored, as far as that is known before the model runs."""
+    if isinstance(image, str):
+        return image
+    return None if text and text.strip() else "empty_text"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PaddedPass:
+    """One forward pass of both towers over exactly ``batch_size`` rows, whatever is given.
+
+    A score's last bits depend on the shape of the batch and on nothing else in it.
+    """
+
+    stage: str
+    model: ContrastiveModel
+    batch_size: int
+    num_threads: int
+
+    def embed(
+        self, images: list[Resized], texts: list[str], codes: list[str | None]
+    ) -> tuple[Floats, Floats]:
+        """Return unit vectors (2, rows, width), image then text, and their cosines (rows).
+
+        Rows with a code are padding. Sets the codes that are found here: "undecodable",
+        "not_finite". Fails: ShardError where the GPU's memory does not hold the batch.
+        """
+        import torch
+
+        # Here, not in setup: the count belongs to the calling thread, and other stages set theirs.
+        torch.set_num_threads(self.num_threads)
+        num_rows, model = len(texts), self.model
+        padded = [text if code is None else "" for text, code in zip(texts, codes, strict=True)]
+        shape = (self.batch_size, model.preprocess.height, model.preprocess.width, 3)
+        pixels = torch.zeros(shape, dtype=torch.uint8, pin_memory=model.device.type == "cuda")
+        try:
+            # The text tower first: on a GPU it runs while the last images are being resized.
+            text = model.embed_texts([*padded, *[""] * (self.batch_size - num_rows)])
+            for row, (item, code) in enumerate(zip(images, codes, strict=True)):
+                if code is None and isinstance(item, Future):
+                    image = item.result()
+                    if image is None:
+                        codes[row] = "undecodable"
+                    else:
+                        pixels.numpy()[row] = image
+            image_vectors = model.embed_images(pixels)
+        except torch.cuda.OutOfMemoryError as error:
+            msg = f"the GPU's memory does not hold a batch of {self.batch_size}; lower batch_size"
+            raise ShardError(msg, stage=self.stage, retryable=False) from error
+        cosines = (image_vectors * text).sum(dim=1)[:num_rows].cpu().numpy()
+        for index in np.flatnonzero(~np.isfinite(cosines)).tolist():
+            codes[index] = codes[index] or "not_finite"
+        vectors = torch.stack([image_vectors, text])[:, :num_rows]
+        return vectors.cpu().numpy(), cosines

@@ -1,0 +1,206 @@
+"""Which network is trained, on which members of the samples, from which weights and vocabulary."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from winnow.contracts.errors import RecipeError
+from winnow.models.checkpoint import ModelFiles, architecture, find_model
+from winnow.models.tokenizer import (
+    MERGES_NAME,
+    NUM_FIXED_TOKENS,
+    Tokenizer,
+    trimmed_merges,
+    write_merges,
+)
+from winnow.stages.train._config import TrainConfig
+
+if TYPE_CHECKING:
+    from torch import nn
+
+CLIP_VOCABULARY = 49_408
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setup:
+    """What is trained, beside the loop's own parameters.
+
+    model: an architecture, see ``winnow.models.checkpoint.architecture``.  init: a model to start
+    from (its weights and vocabulary), see ``winnow.models.checkpoint``; it must fit ``model``.
+    vocabulary: number of tokens; None: the architecture's.  captions: the member with the caption.
+    hard_negatives: a column of the .json members: a text or list of texts that is wrong for the
+    sample's image; null where there is none.  shared_transformer: as in AlignCLIP.
+    separation_encoder: see ``winnow.models.caption_vectors``.  skip_unreadable: leave pictures that
+    cannot be decoded out, instead of refusing to train.  cache_folder: where decoded pictures are
+    kept for other runs.
+    """
+
+    model: str = "tiny"
+    init: str | None = None
+    vocabulary: int | None = None
+    captions: str = "txt"
+    hard_negatives: str | None = None
+    shared_transformer: bool = False
+    separation_encoder: str = "hashed_words"
+    skip_unreadable: bool = True
+    num_threads: int = 2
+    cache_folder: str | None = None
+
+    def recorded(self) -> dict[str, Any]:
+        """Return what training.json says of it: nothing that depends on the machine's paths."""
+        values = dataclasses.asdict(self)
+        for name in ("model", "init", "cache_folder", "separation_encoder"):
+            del values[name]
+        return values
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NetworkPlan:
+    """A network that can be built: open_clip's model_cfg and preprocess_cfg.
+
+    start: digest of the weights it starts from, "" for fresh ones.
+    """
+
+    config: dict[str, Any]
+    preprocess: dict[str, Any]
+    setup: Setup
+    init: ModelFiles | None
+    start: str
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square that the network takes."""
+        return int(self.preprocess["size"][0])
+
+    def build(
+        self, texts: Sequence[str], *, seed: int
+    ) -> tuple[nn.Module, Tokenizer, list[str] | None]:
+        """Return network, tokenizer and the merges to save; sets the vocabulary's size.
+
+        ``texts`` choose the vocabulary where it is smaller than CLIP's; None for merges: all.
+        Fails: SetupError where the weights to start from do not fit.
+        """
+        from winnow.models.contrastive import load_tokenizer, load_weights
+
+        if self.init is None:
+            merges = _merges(self.config, texts, self.setup.vocabulary)
+            tokenizer = _tokenizer(self.config, merges)
+        else:
+            tokenizer = load_tokenizer(self.init)
+            merges = None if self.init.tokenizer is None else tokenizer.merges
+        network = _built(self.config, self.setup, seed)
+        if self.init is not None:
+            load_weights(network, self.init)
+        return network, tokenizer, merges
+
+
+def network_plan(setup: Setup, config: TrainConfig) -> NetworkPlan:
+    """Check everything about the network that needs no data.
+
+    Fails: RecipeError for names and numbers that cannot be meant; SetupError for missing files and
+    for weights to start from that are of another architecture.
+    """
+    described = architecture(setup.model)
+    network = _trainable(described["model_cfg"], config)
+    if setup.shared_transformer:
+        from winnow.models.alignclip import shared_config
+
+        network = shared_config(network)
+    if setup.vocabulary is not None and setup.vocabulary < NUM_FIXED_TOKENS:
+        _refuse_vocabulary(setup.vocabulary)
+    if config.separation_weight:
+        from winnow.models.caption_vectors import describe
+
+        describe(setup.separation_encoder)
+    init = None if setup.init is None else _init(network, setup)
+    size: Any = network["vision_cfg"].get("image_size", 224)
+    height, width = (size, size) if isinstance(size, int) else size
+    if height != width:
+        msg = f"model={setup.model!r} takes images of {width} x {height}; only squares are trained"
+        raise RecipeError(msg)
+    return NetworkPlan(
+        config=network,
+        preprocess={**described.get("preprocess_cfg", {}), "size": (height, width)},
+        setup=setup,
+        init=init,
+        start="" if init is None else init.digest(),
+    )
+
+
+def _trainable(model_config: Mapping[str, Any], config: TrainConfig) -> dict[str, Any]:
+    """SigLIP starts at temperature 10 and bias -10 (Zhai et al. 2023, section 3.2)."""
+    changed = copy.deepcopy(dict(model_config))
+    if changed["text_cfg"].get("hf_tokenizer_name"):
+        msg = "only architectures with CLIP's byte-pair tokenizer can be trained, such as tiny"
+        raise RecipeError(msg)
+    changed["text_cfg"].pop("tokenizer_kwargs", None)
+    if config.loss == "siglip":
+        changed |= {"init_logit_scale": math.log(10), "init_logit_bias": -10.0}
+    return changed
+
+
+def _init(network: dict[str, Any], setup: Setup) -> ModelFiles:
+    """Find the weights to start from, take their vocabulary's size, and try them on."""
+    from winnow.models.contrastive import load_weights
+
+    assert setup.init is not None
+    if setup.vocabulary is not None:
+        msg = f"vocabulary={setup.vocabulary} with init: the model to start from has its own; "
+        raise RecipeError(msg + "leave vocabulary out")
+    files = find_model(setup.init)
+    if files.config["text_cfg"].get("hf_tokenizer_name"):
+        msg = f"init={setup.init!r} does not have CLIP's byte-pair tokenizer; it cannot be trained"
+        raise RecipeError(msg)
+    network["text_cfg"]["vocab_size"] = int(
+        files.config["text_cfg"].get("vocab_size", CLIP_VOCABULARY)
+    )
+    load_weights(_built(network, setup, seed=0), files)
+    return files
+
+
+def _built(network: dict[str, Any], setup: Setup, seed: int) -> nn.Module:
+    from winnow.models.alignclip import build_shared_network
+    from winnow.models.contrastive import build_network
+
+    build = build_shared_network if setup.shared_transformer else build_network
+    return build(network, seed=seed)
+
+
+def _refuse_vocabulary(vocabulary: int) -> None:
+    msg = f"vocabulary={vocabulary}: use at least {NUM_FIXED_TOKENS} tokens, such as 4096"
+    raise RecipeError(msg)
+
+
+def _merges(
+    network_config: dict[str, Any], texts: Sequence[str], vocabulary: int | None
+) -> list[str] | None:
+    """Choose the vocabulary and set its size in the configuration; None: CLIP's whole list."""
+    text = network_config["text_cfg"]
+    wanted = vocabulary or int(text.get("vocab_size", CLIP_VOCABULARY))
+    if wanted >= CLIP_VOCABULARY:
+        text["vocab_size"] = CLIP_VOCABULARY
+        return None
+    if wanted < NUM_FIXED_TOKENS:
+        _refuse_vocabulary(wanted)
+    merges = trimmed_merges(texts, wanted)
+    text["vocab_size"] = NUM_FIXED_TOKENS + len(merges)
+    return merges
+
+
+def _tokenizer(network_config: dict[str, Any], merges: list[str] | None) -> Tokenizer:
+    from open_clip.tokenizer import SimpleTokenizer
+
+    length = int(network_config["text_cfg"].get("context_length", 77))
+    if merges is None:
+        return Tokenizer(SimpleTokenizer(context_length=length), length)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / MERGES_NAME
+        write_merges(merges, path)
+        return Tokenizer(SimpleTokenizer(bpe_path=str(path), context_length=length), length)

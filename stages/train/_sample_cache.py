@@ -1,0 +1,168 @@
+"""Small pictures shared by the trials of one machine: five seeds decode an export once.
+
+    <folder>/<key>/pixels     uint8, all samples after each other
+    <folder>/<key>/samples.json
+    <folder>/.lock-<0..f>     held while an entry is made
+
+The key digests the bytes of the shards, the picture's size, the caption's member and the columns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from winnow.contracts.errors import SetupError
+from winnow.stages.train.shards import Pixels, Reading, Samples, SamplesRead
+
+_VERSION = 1  # of what is written, and of how pictures are decoded
+_PIXELS, _SAMPLES, _PART = "pixels", "samples.json", ".part-"
+_BLOCK = 4 << 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SampleCache:
+    """A folder on a local disk for entries that several processes use.
+
+    resized: says what the resize function does (its size and mode): equal texts, equal pictures.
+    max_bytes: entries that were used longest ago are removed beyond it; the newest one always
+    stays. A process that still reads a removed entry keeps its file.
+    """
+
+    folder: Path
+    resized: str
+    max_bytes: int = 16 << 30
+
+
+def cached_samples(
+    cache: SampleCache,
+    paths: Sequence[str],
+    resize: Callable[[Any], Pixels],
+    reading: Reading,
+) -> Samples:
+    """Return what ``load_samples`` returns, decoded by the first process that asks for it.
+
+    The others wait for it. If it dies, the next one starts anew: an entry appears whole or not.
+
+    Cost: one read of the shards for their digest, and for the first process their decoding.
+    Fails: as load_samples.
+    """
+    try:
+        cache.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        msg = f"{cache.folder} cannot be written: {error}"
+        raise SetupError(msg) from error
+    key = _key(cache, paths, reading)
+    with _lock(cache.folder, key):
+        found = _open(cache.folder / key)
+        if found is not None:
+            return found
+        part = cache.folder / f"{_PART}{key}"
+        shutil.rmtree(part, ignore_errors=True)  # of a process that died
+        part.mkdir()
+        try:
+            with open(part / _PIXELS, "wb") as out:
+                read = reading.into(out, cache.folder, paths, resize)
+                os.fsync(out.fileno())
+            fields = {name: getattr(read, name) for name in SamplesRead.__slots__}
+            (part / _SAMPLES).write_text(json.dumps(fields), encoding="utf-8")
+            part.rename(cache.folder / key)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+        made = _open(cache.folder / key)
+    _make_room(cache, key)
+    assert made is not None  # under the lock nobody removes it
+    return made
+
+
+def _key(cache: SampleCache, paths: Sequence[str], reading: Reading) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    # None of the threads: they do not change what is read.
+    what = [_VERSION, cache.resized, reading.captions, list(reading.columns)]
+    digest.update(json.dumps(what).encode())
+    for path in paths:
+        content = hashlib.blake2b(digest_size=16)
+        try:
+            with open(path, "rb") as file:
+                while block := file.read(_BLOCK):
+                    content.update(block)
+        except OSError as error:
+            msg = f"the shard {path} cannot be read: {error}"
+            raise SetupError(msg) from error
+        digest.update(content.digest())
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _lock(folder: Path, key: str, *, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock of the key's first digit; the system frees it when the process ends."""
+    handle = os.open(folder / f".lock-{key[0]}", os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(handle)
+
+
+def _open(entry: Path) -> Samples | None:
+    """Return an entry and note that it was used; None where there is none, or not any more."""
+    try:
+        fields = json.loads((entry / _SAMPLES).read_text(encoding="utf-8"))
+        read = SamplesRead(**{**fields, "shape": tuple(fields["shape"])})
+        with open(entry / _PIXELS, "rb") as file:
+            pixels: Pixels = np.memmap(file, np.uint8, "r", shape=read.shape)  # type: ignore[call-overload]
+        os.utime(entry)
+    except FileNotFoundError:
+        return None
+    return read.with_pixels(pixels)
+
+
+def _make_room(cache: SampleCache, newest: str) -> None:
+    """Remove what was used longest ago, and what dead processes left unfinished."""
+    kept: list[tuple[float, int, str]] = []
+    for entry in cache.folder.iterdir():
+        if entry.name.startswith(_PART):
+            _remove(cache.folder, entry.name.removeprefix(_PART), whole=False)
+        elif not entry.name.startswith(".") and entry.name != newest:
+            with contextlib.suppress(FileNotFoundError):
+                kept.append((entry.stat().st_mtime, _size(entry), entry.name))
+    total = _size(cache.folder / newest) + sum(size for _, size, _ in kept)
+    for _, size, name in sorted(kept):
+        if total <= cache.max_bytes:
+            return
+        if _remove(cache.folder, name, whole=True):
+            total -= size
+
+
+def _size(entry: Path) -> int:
+    with contextlib.suppress(FileNotFoundError):
+        return sum(file.stat().st_size for file in entry.iterdir())
+    return 0
+
+
+def _remove(folder: Path, key: str, *, whole: bool) -> bool:
+    """Remove an entry, or what is left of an unfinished one, unless its lock is held."""
+    with _lock(folder, key, wait=False) as held:
+        if not held:
+            return False
+        part = folder / f"{_PART}{key}"
+        if whole:
+            shutil.rmtree(part, ignore_errors=True)
+            with contextlib.suppress(FileNotFoundError):
+                (folder / key).rename(part)
+        shutil.rmtree(part, ignore_errors=True)
+    return True

@@ -1,0 +1,93 @@
+"""The resumable state of a training run: one file, whole or not there."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from winnow.contracts.errors import SetupError
+from winnow.stages.train.distributed import current_workers
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+STATE_NAME = "training_state.pt"
+_PART = f".{STATE_NAME}.part"
+
+
+def save(
+    folder: Path,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    identity: str,
+    progress: tuple[int, list[float]],
+) -> None:
+    """Replace the state in ``folder``; ``progress`` is the number of steps and their losses."""
+    import torch
+
+    state = {
+        "identity": identity,
+        "network": network.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "step": progress[0],
+        "curve": progress[1],
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / _PART
+    with part.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(folder / STATE_NAME)
+
+
+def resume(
+    folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, identity: str
+) -> tuple[int, list[float]]:
+    """Load the state where there is one; return its steps and their losses.
+
+    Of several workers the first one reads the file, and all of them get what is in it.
+    Fails: SetupError where it cannot be read, or is of another run or network.
+    """
+    workers = current_workers()
+    found = workers.from_first(_load(folder, identity) if workers.is_first else None)
+    if isinstance(found, SetupError):
+        raise found
+    if found is None:
+        return 0, []
+    network.load_state_dict(found["network"])
+    optimizer.load_state_dict(found["optimizer"])
+    return int(found["step"]), list(found["curve"])
+
+
+def _load(folder: Path, identity: str) -> Mapping[str, Any] | SetupError | None:
+    """Return the state, why it cannot be used, or None where there is none."""
+    import torch
+
+    path = folder / STATE_NAME
+    if not path.is_file():
+        return None
+    try:
+        if not zipfile.is_zipfile(path):  # what torch.save writes; else it tries old formats
+            return SetupError(f"{path} cannot be read: it is damaged, or cut short; delete it")
+        state: Mapping[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+        same = state["identity"] == identity
+    except (RuntimeError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        return SetupError(f"{path} cannot be read: {error}; delete it to train from the start")
+    if same:
+        return state
+    return SetupError(
+        f"{path} is of a run with other parameters or data, or of another network; "
+        "use another folder, or delete it"
+    )
+
+
+def forget(folder: Path) -> None:
+    """Remove the state, and what a killed process left of an unfinished one."""
+    for name in (STATE_NAME, _PART):
+        (folder / name).unlink(missing_ok=True)
