@@ -261,7 +261,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=4, help="times each sample is seen")
     parser.add_argument("--threads", type=int, default=2, help="torch's, in the training process")
     parser.add_argument(
-        "--workers", type=int, default=1, help="processes that decode (not --trial)"
+        "--workers", type=int, default=1, help="processes that decode; 0: the trainer's own"
     )
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--stream", action="store_true", help="decode in every epoch, as open_clip")

@@ -81,18 +81,24 @@ def run_study(
     seeds: Sequence[int] = (),
     budgets: Sequence[int] = (),
     controls: bool = True,
+    train: bool = True,
 ) -> Outcome:
     """Run a study, or the named part of it. Failed trials are in the outcome.
+
+    train: False leaves out the trials that are not there yet.
 
     Fails: RecipeError and SetupError before any training; ShardError where a selection or a
     scorer cannot be made.
     """
     with ExitStack() as stack:
         run = _Run(study, options, progress or Progress(), stack)
+        run.may_train = train
         prepared = run.prepare(arms, seeds or study.settings.seeds, controls)
         trials = run.grid(
             prepared, seeds or study.settings.seeds, budgets or study.settings.budgets
         )
+        if not train:
+            trials = [t for t in trials if run.is_done(t, prepared.sets)]
         names = {t.spec.fingerprint(): t.name for t in trials}
         failures = run.train([t.spec for t in trials], prepared.sets, names)
     return Outcome(prepared=prepared, trials=trials, failures=failures)
@@ -106,6 +112,7 @@ class _Run:
         self.storage = Storage(options.workspace)
         self.recipes = Recipes(study)
         self._stack = stack
+        self.may_train = True
         self._ray: Executor | None = None
 
     def prepare(self, arms: Sequence[str], seeds: Sequence[int], controls: bool) -> Prepared:
@@ -190,6 +197,13 @@ class _Run:
         self.progress.finish(step)
         return {_key(failure): str(failure.error) for failure in failures}
 
+    def is_done(self, trial: TrialEntry, sets: tuple[Exported, ...]) -> bool:
+        """Whether a trial is trained and measured."""
+        unit = TrialUnit(
+            storage=self.storage, spec=trial.spec, evaluations=self.study.evaluations, sets=sets
+        )
+        return unit.is_done()
+
     def _chosen(self, names: Sequence[str]) -> list[ArmEntry]:
         known = [a.name for a in self.study.arms]
         unknown = [n for n in names if n not in known]
@@ -258,8 +272,8 @@ class _Run:
             for fold in range(scorer.folds):
                 recipe = self.recipes.fold(key, scorer, fold)
                 spec = TrialSpec(
-                    trainer=self.study.scorer_trainer(scorer),
-                    train=self._export(recipe, recipe.name),
+                    trainer=self.study.changed_trainer(scorer),
+                    train=self._export(recipe, recipe.name, quiet=True),
                     num_samples=scorer.samples_seen,
                     seed=scorer.seed,
                 )
@@ -267,6 +281,10 @@ class _Run:
                 names[spec.fingerprint()] = f"scorer {key}, without fold {fold}"
                 specs.append(spec)
                 folders[key].append(self.storage.path(spec.checkpoint))
+        untrained = [s for s in specs if not s.is_trained(self.storage)]
+        if untrained and not self.may_train:
+            msg = f"{names[untrained[0].fingerprint()]}: not trained yet, nothing to report"
+            raise SetupError(msg)
         failed = self.train(specs, (), names)
         if failed:
             key, error = next(iter(failed.items()))
@@ -278,7 +296,7 @@ class _Run:
         self, arm: ArmEntry, kind: str, data: Exported, budget: int, seed: int
     ) -> TrialEntry:
         spec = TrialSpec(
-            trainer=self.study.trainer,
+            trainer=self.study.changed_trainer(arm.rows),
             train=data,
             num_samples=self.study.settings.samples_seen * budget,
             seed=seed,

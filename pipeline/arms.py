@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from winnow.contracts.errors import RecipeError
+from winnow.contracts.trial import Trainer
 from winnow.filters.rules import PriorityCover
 from winnow.pipeline.recipe import FilterEntry, Recipe, load_recipe, parse_recipe
 from winnow.pipeline.study import ArmEntry, Rows, Scorer, Study, kept
@@ -30,24 +31,29 @@ class Recipes:
 
     def arm(self, arm: ArmEntry) -> Recipe:
         """Return the recipe of an arm."""
-        recipe = self._of_pool(arm.name, arm.rows)
+        trainer = self.study.changed_trainer(arm.rows)
+        recipe = self._of_pool(arm.name, arm.rows, trainer)
         if not arm.is_oracle:
             _refuse_truth(recipe.filters, arm.name)
+            _refuse_truth_in_training(trainer, arm.name)
         return recipe
 
     def random(self, arm: ArmEntry, count: int, seed: int) -> Recipe:
         """Return the recipe of as many random rows of the pool as an arm has."""
         rule = {"use": "random_rows", "count": count, "seed": seed, "on_null": "drop"}
         name = f"random-{count}-{seed}"
-        return self._of_pool(name, Rows(keep=[], add={"random_rows": rule}))
+        trainer = self.study.changed_trainer(arm.rows)
+        return self._of_pool(name, Rows(keep=[], add={"random_rows": rule}), trainer)
 
     def fold(self, name: str, scorer: Scorer, fold: int) -> Recipe:
         """Return the recipe of what the scorer of one fold trains on: all other folds."""
         column, wanted = scorer.fold_column, str(fold)
         rule = {"use": "where", "expression": f'{column} != "{wanted}"', "on_null": "keep"}
         rows = scorer.model_copy(update={"add": {**scorer.add, f"not_fold_{wanted}": rule}})
-        recipe = self._of_pool(f"{name}-fold-{wanted}", rows)
+        trainer = self.study.changed_trainer(scorer)
+        recipe = self._of_pool(f"{name}-fold-{wanted}", rows, trainer)
         _refuse_truth(recipe.filters, f"the scorer {name}")
+        _refuse_truth_in_training(trainer, f"the scorer {name}")
         return recipe
 
     def evaluation(self, name: str) -> Recipe:
@@ -66,16 +72,16 @@ class Recipes:
 
     def base(self) -> Recipe:
         """Return the recipe of the whole pool."""
-        return self._of_pool("pool", Rows(keep=[]))
+        return self._of_pool("pool", Rows(keep=[]), self.study.trainer)
 
-    def _of_pool(self, name: str, rows: Rows) -> Recipe:
+    def _of_pool(self, name: str, rows: Rows, trainer: Trainer) -> Recipe:
         study = self.study
         data = copy.deepcopy(dict(study.recipe))
         _add_stages(data, study.settings.stages)
         for key, folders in self.models.items():
             _add_stages(data, {f"{key}_scores": _scorer_stage(study, key, folders)})
         _set_filters(data, [study.settings.pool, rows])
-        return self._parsed(data, name, study.trainer.columns, study.settings.export)
+        return self._parsed(data, name, trainer.columns, study.settings.export)
 
     def _parsed(
         self, data: dict[str, Any], name: str, columns: Iterable[str], changes: Mapping[str, Any]
@@ -121,6 +127,15 @@ def _refuse_truth(filters: Iterable[FilterEntry], name: str) -> None:
                 "in an arm named oracle, which shows the ceiling"
             )
             raise RecipeError(msg)
+
+
+def _refuse_truth_in_training(trainer: Trainer, name: str) -> None:
+    known = [c for c in trainer.columns if c.startswith(TRUTH)]
+    if known:
+        msg = (
+            f"{name}: training reads {known[0]}; the truth may be used only in an arm named oracle"
+        )
+        raise RecipeError(msg)
 
 
 def _add_stages(data: dict[str, Any], stages: Mapping[str, Any]) -> None:

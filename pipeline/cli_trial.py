@@ -68,7 +68,19 @@ def trial(study: str, arm: str | None, seed: int | None, budget: int | None, **g
 @click.command()
 @_study_options
 @click.option("--arm", "arms", multiple=True, help="Only these arms, with their controls.")
-def ablate(study: str, arms: tuple[str, ...], **given: Any) -> None:
+@click.option("--seed", "seeds", type=click.IntRange(0), multiple=True, help="Only these seeds.")
+@click.option(
+    "--budget", "budgets", type=click.IntRange(1), multiple=True, help="Only these budgets."
+)
+@click.option("--report-only", is_flag=True, help="Report what was trained; train nothing.")
+def ablate(
+    study: str,
+    arms: tuple[str, ...],
+    seeds: tuple[int, ...],
+    budgets: tuple[int, ...],
+    report_only: bool,
+    **given: Any,
+) -> None:
     """Train on every arm of STUDY, with every seed and budget, and compare them.
 
     The same command again does only what is missing. Exit code 1: some trials failed; the table
@@ -77,7 +89,8 @@ def ablate(study: str, arms: tuple[str, ...], **given: Any) -> None:
     from winnow.pipeline.ablation_report import ablation_lines, write_ablation
 
     parsed = load_study(study, given.pop("overrides"))
-    outcome = _run(parsed, given, arms=arms)
+    part = {"arms": arms, "seeds": seeds, "budgets": budgets}
+    outcome = _run(parsed, given, **part, train=not report_only)
     if outcome is None:
         return
     storage = Storage(_workspace(parsed, given))
@@ -96,6 +109,7 @@ def ablate(study: str, arms: tuple[str, ...], **given: Any) -> None:
 
 def _run(study: Study, given: dict[str, Any], **part: Any) -> Outcome | None:
     if given.pop("plan_only"):
+        part.pop("train", None)
         for line in study_lines(study, **part):
             click.echo(line)
         return None

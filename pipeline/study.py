@@ -62,6 +62,7 @@ class Arm(Rows):
     scorer: str = pydantic.Field(
         default="", description="The scorer that it ranks by, for the curves."
     )
+    trial: dict[str, Any] = pydantic.Field(default={}, description="Changes of the study's trial.")
 
 
 class Scorer(Rows):
@@ -157,11 +158,10 @@ class Study:
         """The primary contrast."""
         return self.settings.primary
 
-    def scorer_trainer(self, scorer: Scorer) -> Trainer:
-        """Return the study's trainer with a scorer's own parameters."""
-        changed: Trainer = dataclasses.replace(  # type: ignore[type-var]
-            self.trainer, **parameters.validate_some(type(self.trainer), scorer.trial)
-        )
+    def changed_trainer(self, rows: Arm | Scorer) -> Trainer:
+        """Return the study's trainer with an arm's or a scorer's own parameters."""
+        values = parameters.validate_some(type(self.trainer), rows.trial)
+        changed: Trainer = dataclasses.replace(self.trainer, **values)  # type: ignore[type-var]
         return changed
 
     def columns(self) -> tuple[str, ...]:
@@ -241,6 +241,8 @@ class _Checker:
         if "test" not in settings.evaluation:
             self._mistake(("evaluation",), "evaluation.test is missing", [])
         self._check_filters()
+        if trainer is not None:
+            self._check_trials(trainer)
         for name, scorer in settings.scorers.items():
             if scorer.folds == 1:
                 said = "folds=1 leaves no rows to train on; use 5, or 0 for a column that is there"
@@ -275,6 +277,14 @@ class _Checker:
                 self._mistake((*path, "recipe"), said, [])
             if rows.set and rows.recipe is None and path[0] != "evaluation":
                 self._mistake((*path, "set"), "all arms share one pool: use the study's set", [])
+
+    def _check_trials(self, trainer: Trainer) -> None:
+        settings = self.settings
+        for section, entries in (("arms", settings.arms), ("scorers", settings.scorers)):
+            for key, rows in entries.items():
+                values = {"use": trainer.name, **settings.trial, **rows.trial}
+                if rows.trial:
+                    self._make(TRAINERS, (section, key, "trial"), values)
 
     def _check_numbers(self) -> None:
         for name in ("budgets", "seeds"):

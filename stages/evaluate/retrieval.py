@@ -21,7 +21,7 @@ from winnow.stages.evaluate._rows import Indices, Rows, caption_groups, complete
 from winnow.stages.evaluate._slices import slice_keys, slice_scores, worst_slice
 
 
-@register_evaluation("retrieval", version=1)
+@register_evaluation("retrieval", version=2)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Retrieval(Evaluation):
     """Measure recall@k in both directions.
@@ -34,8 +34,8 @@ class Retrieval(Evaluation):
     does.
 
     Reads:   the vectors of ``pair``, the captions, and the columns of ``slices``.
-    Scores:  retrieval.mean_recall@k, k the first of ``at``: the headline; the mean of both
-                 directions, as DataComp reports retrieval (Gadre et al. 2023).
+    Scores:  retrieval.mean_recall@k for each k of ``at``, the first is the headline: the mean of
+                 both directions, as DataComp reports retrieval (Gadre et al. 2023).
              retrieval.<a>_to_<b>_recall@k and back, in [0, 1], for each k of ``at``; null where
                  the gallery has no more than k rows, as every answer would be right.
              the same per slice of the queries; the gallery stays whole. retrieval.worst_slice: the
@@ -87,9 +87,7 @@ class Retrieval(Evaluation):
     def _recalls(self, rows: Rows, groups: Indices) -> list[Score]:
         (one, two), keys = rows.vectors, rows.keys
         forward, back = rank_relevant(one, two, groups), rank_relevant(two, one, groups)
-        first = self.at[0]
-        both = (hits(forward, first) + hits(back, first)) / 2
-        scores = [_score(f"retrieval.mean_recall@{first}", both, keys)]
+        scores = [self._mean_recall(forward, back, at, keys) for at in self.at]
         names = (f"{self.pair[0]}_to_{self.pair[1]}", f"{self.pair[1]}_to_{self.pair[0]}")
         for name, places in zip(names, (forward, back), strict=True):
             for at in self.at:
@@ -99,6 +97,12 @@ class Retrieval(Evaluation):
                 else:
                     scores.append(_score(metric, hits(places, at), keys))
         return scores
+
+    def _mean_recall(self, forward: Places, back: Places, at: int, keys: list[str]) -> Score:
+        metric = f"retrieval.mean_recall@{at}"
+        if at >= len(keys):
+            return Score(metric=metric, value=None, num_items=0)
+        return _score(metric, (hits(forward, at) + hits(back, at)) / 2, keys)
 
     def _chance(self, groups: Indices) -> Score:
         """What a random order scores: all entries tied."""

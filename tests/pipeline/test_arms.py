@@ -101,6 +101,29 @@ def test_only_the_oracle_may_read_the_truth(tmp_path: Path) -> None:
         Recipes(study).fold("noisy", study.settings.scorers["noisy"], 0)
 
 
+def test_an_arm_may_change_the_model_and_its_columns_but_not_learn_the_truth(
+    tmp_path: Path,
+) -> None:
+    arms: dict[str, Any] = {
+        "plain": {"keep": []},
+        "negatives": {"keep": [], "trial": {"hard_negatives": "text", "learning_rate": 0.01}},
+        "cheat": {"keep": [], "trial": {"hard_negatives": "truth_hard_negative"}},
+    }
+    study = _study(tmp_path, arms=arms)
+    recipes = Recipes(study)
+    plain, negatives, cheat = study.arms
+    assert recipes.arm(plain).exports[0].exporter.columns == ()  # type: ignore[attr-defined]
+    for recipe in (recipes.arm(negatives), recipes.random(negatives, 3, 0)):
+        assert recipe.exports[0].exporter.columns == ("text",)  # type: ignore[attr-defined]
+    trainer: Any = study.changed_trainer(negatives.rows)
+    assert (trainer.learning_rate, trainer.batch_size) == (0.01, 8)
+    with pytest.raises(RecipeError, match="cheat: training reads truth_hard_negative"):
+        recipes.arm(cheat)
+    arms["plain"]["trial"] = {"batch_sise": 3}
+    with pytest.raises(RecipeError, match="batch_sise is not known here; known: model"):
+        _study(tmp_path, arms=arms)
+
+
 def test_a_set_that_an_arm_favours_is_found(tmp_path: Path) -> None:
     study = _study(tmp_path)
     recipes = Recipes(study)
