@@ -59,4 +59,5 @@ bench: $(STAMP) ## Measure everything that is measured, against the named peers 
 	$(BIN)/python benchmarks/rerun.py
 	$(BIN)/python benchmarks/export.py
 	$(BIN)/python benchmarks/webdataset_source.py
+	$(BIN)/python benchmarks/trainer.py
 	$(BIN)/python benchmarks/gpu.py

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -100,10 +101,15 @@ def _work(config: dict[str, Any]) -> None:
 def _fit(trainer: Any) -> None:
     from ray.train import TrainingFailedError
 
+    # ray.train takes Ctrl-C over and does not give it back.
+    before = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit()
     except TrainingFailedError as error:
         raise _cause(error) from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
 
 
 def _cause(error: BaseException) -> WinnowError:

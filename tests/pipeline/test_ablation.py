@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from winnow.contracts.errors import RecipeError, SetupError, ShardError
+from winnow.contracts.errors import RecipeError, RunError, SetupError, ShardError
 from winnow.contracts.registry import TRAINERS, register_trainer
 from winnow.contracts.trial import Dataset, Embeddings, Trainer
 from winnow.pipeline.ablation import Outcome, run_study
@@ -153,9 +153,18 @@ def test_an_unknown_column_is_refused_before_any_row_is_read(tmp_path: Path) -> 
         _run(write_study(tmp_path, arms={"curated": {}}), tmp_path / "w", arms=["other"])
 
 
-def test_an_evaluation_set_without_its_column_is_refused_before_training(tmp_path: Path) -> None:
-    study = write_study(tmp_path, evaluate={"zero_shot": {"label": "truth_class"}})
-    with pytest.raises(SetupError, match="the validation set has no column 'truth_class'"):
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        ("truth_class", "'truth_class' is not an annotation"),
+        ("caption_stats_error", "'caption_stats_error' of the validation set is null in every row"),
+    ],
+)
+def test_an_evaluation_set_without_its_column_is_refused_before_training(
+    tmp_path: Path, label: str, message: str
+) -> None:
+    study = write_study(tmp_path, evaluate={"zero_shot": {"label": label}})
+    with pytest.raises(RunError, match=message):
         _run(study, tmp_path / "w")
     assert not (tmp_path / "w" / "trials").exists()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 import numpy as np
@@ -18,11 +19,13 @@ pytestmark = pytest.mark.ray
 def test_two_workers_on_ray_end_with_the_weights_of_one(ray_cluster: None) -> None:
     alone = winnow_workers.train()
     counted: list[int] = []
+    handler = signal.getsignal(signal.SIGINT)
     weights = train_on_ray(winnow_workers.on_ray, 2, Resources(num_cpus=1), progress=counted.append)
     assert weights.keys() == alone.keys()
     for name, value in alone.items():
         np.testing.assert_allclose(weights[name], value, rtol=0, atol=1e-9, err_msg=name)
     assert sum(counted) == winnow_workers.STEPS * winnow_workers.BATCH
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 def test_an_error_of_one_worker_is_raised_here(ray_cluster: None) -> None:
