@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -188,12 +188,14 @@ class _Run:
         if not units:
             return {}
         step = f"{len(units)} trials" if len(units) > 1 else "1 trial"
-        drive = Drive(
-            executor=self._executor(list(units.values())),
-            progress=lambda unit, samples: self.progress.advance(step, samples),
-        )
         self.progress.start(step, sum(u.spec.num_samples for u in units.values()))
-        failures = drive.run(units.values())
+        # Closed at once: idle workers would hold the machine against whatever comes next.
+        with closing(self._executor(list(units.values()))) as executor:
+            drive = Drive(
+                executor=executor,
+                progress=lambda unit, samples: self.progress.advance(step, samples),
+            )
+            failures = drive.run(units.values())
         self.progress.finish(step)
         return {_key(failure): str(failure.error) for failure in failures}
 
@@ -312,7 +314,8 @@ class _Run:
 
     def _annotate(self) -> int:
         """Annotate the pool; return its rows."""
-        report = run_recipe(_without_export(self.recipes.base()), self.options, self.progress)
+        options = replace(self.options, latest=False)
+        report = run_recipe(_without_export(self.recipes.base()), options, self.progress)
         _refuse_failures(report.failures, "the pool")
         return int(report.summary["kept"])
 
@@ -323,7 +326,10 @@ class _Run:
 
     def _export(self, recipe: Recipe, name: str, *, quiet: bool = False) -> Exported:
         """Run a recipe. ``quiet``: its annotations are there, its steps are not worth a line."""
-        report = run_recipe(recipe, self.options, Progress() if quiet else self.progress)
+        # `winnow ledger` then tells of the arm that the study is about.
+        primary = self.study.primary.arm if self.study.primary else self.study.arms[0].name
+        options = replace(self.options, latest=name == primary)
+        report = run_recipe(recipe, options, Progress() if quiet else self.progress)
         _refuse_failures(report.failures, recipe.name)
         if not report.summary["kept"]:
             msg = f"{name}: the selection is empty; `winnow ledger` shows which filter refused what"
@@ -343,7 +349,6 @@ class _Run:
         else:
             executor = self._new_ray()
             executor.prepare(shapes)  # type: ignore[attr-defined]
-        self._stack.callback(executor.close)
         return executor
 
     def _hold_ray(self) -> None:

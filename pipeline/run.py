@@ -51,6 +51,8 @@ class RunOptions:
     retry_failed: bool = False
     deadline_s: float = 3600.0
     resolve: Mapping[str, str] = field(default_factory=dict)
+    latest: bool = True
+    """Whether ``winnow ledger``, ``explain`` and ``report`` are to show this run."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -292,7 +294,7 @@ class _Run:
             "exports": self.report.exports,
             "failures": [str(f) for f in self.report.failures],
         }
-        if self.report.selection or self.report.failures:
+        if self.options.latest and (self.report.selection or self.report.failures):
             self.storage.replace(LATEST, json.dumps(latest, indent=1).encode())
         state = self.report.state
         if self.report.selection and not self.report.failures and state is not None:

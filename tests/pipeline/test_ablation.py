@@ -65,6 +65,14 @@ def _keys(workspace: Path, outcome: Outcome, arm: str, kind: str) -> list[str]:
     ].to_pylist()
 
 
+def test_the_workspace_shows_the_arm_that_the_study_is_about(
+    done: tuple[Path, Path, Outcome],
+) -> None:
+    _, workspace, outcome = done
+    latest = json.loads((workspace / "runs" / "_latest.json").read_text())
+    assert latest["exports"]["train"] == outcome.prepared.arms["curated"].folder
+
+
 def test_results_are_complete_and_measured_on_frozen_sets(
     done: tuple[Path, Path, Outcome],
 ) -> None:

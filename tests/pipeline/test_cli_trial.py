@@ -35,6 +35,23 @@ def test_ablate_side_by_side_on_ray_then_again_for_free(tmp_path: Path, ray_clus
     assert pq.read_table(folder / "metrics.parquet").equals(metrics)
 
 
+@pytest.mark.ray
+def test_scorers_and_trials_take_turns_on_a_small_cluster(
+    tmp_path: Path, ray_cluster: None
+) -> None:
+    """The scorers' workers must not hold the machine when the trials begin."""
+    top = {"use": "clip_top_fraction", "fraction": 0.5, "column": "noisy", "on_null": "drop"}
+    split = {"use": "split", "parts": {"0": 0.5, "1": 0.5}, "column": "fold",
+             "near_duplicates": False}  # fmt: skip
+    scorer = {"column": "noisy", "folds": 2, "samples_seen": 16, "trial": {"batch_size": 8}}
+    study = write_study(
+        tmp_path, stages={"fold": split}, scorers={"noisy": scorer},
+        arms={"curated": {"add": {"top": top}, "scorer": "noisy"}},
+    )  # fmt: skip
+    done = _winnow("ablate", str(study), "-w", str(tmp_path / "w"), "--executor", "ray")
+    assert done.exit_code == 0, done.output
+
+
 def test_plan_tells_everything_and_does_nothing(tmp_path: Path) -> None:
     study = str(write_study(tmp_path))
     outcome = _winnow("ablate", study, "-w", str(tmp_path / "w"), "--plan")
