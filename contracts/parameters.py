@@ -25,6 +25,15 @@ def result(default: Any = dataclasses.MISSING) -> Any:
     return dataclasses.field(default=default, metadata={"role": "result"})
 
 
+def later(default: Any) -> Any:
+    """Declare a ``result`` field that came after the first release of its class.
+
+    At its default it is left out of the fingerprint, so that what was made before keeps its name;
+    the default must do what the class did before.
+    """
+    return dataclasses.field(default=default, metadata={"role": "result", "later": True})
+
+
 def effort(default: Any = dataclasses.MISSING) -> Any:
     """Declare a field that cannot change the output (workers, time-outs): no fingerprint."""
     return dataclasses.field(default=default, metadata={"role": "effort"})
@@ -36,11 +45,12 @@ def role_of(field: dataclasses.Field[Any]) -> Role:
 
 
 def result_parameters(instance: Any) -> dict[str, Any]:
-    """Return the ``result`` parameters of a stage, in declaration order."""
+    """Return the ``result`` parameters of a stage, in declaration order; see ``later``."""
     return {
         f.name: getattr(instance, f.name)
         for f in dataclasses.fields(instance)
         if role_of(f) == "result"
+        and not (f.metadata.get("later") and getattr(instance, f.name) == f.default)
     }
 
 

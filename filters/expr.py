@@ -41,6 +41,7 @@ FUNCTIONS: dict[str, tuple[Kind, Kind, Callable[[Any], Any]]] = {
     "length": ("string", "number", pc.utf8_length),
     "lower": ("string", "string", pc.utf8_lower),
     "abs": ("number", "number", pc.abs),
+    "strip": ("string", "string", pc.utf8_trim_whitespace),
 }
 """Functions of one argument that ``where`` knows: (argument, result, Arrow function)."""
 

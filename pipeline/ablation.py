@@ -11,14 +11,12 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from winnow.contracts.errors import SetupError, ShardError
 from winnow.contracts.stage import WorkerOptions
 from winnow.contracts.trial import Dataset
 from winnow.pipeline.arms import EXPORT, Recipes, shared_columns
 from winnow.pipeline.executor import Drive, Executor, Failure
+from winnow.pipeline.executor_group import GroupExecutor
 from winnow.pipeline.executor_inprocess import InProcessExecutor
 from winnow.pipeline.plan import make_plan
 from winnow.pipeline.progress import Progress
@@ -26,6 +24,7 @@ from winnow.pipeline.recipe import Recipe
 from winnow.pipeline.run import AUTO_RAY_ROWS, RunOptions, run_recipe
 from winnow.pipeline.storage import Storage
 from winnow.pipeline.study import ArmEntry, Study
+from winnow.pipeline.study_checks import check_apart, check_described, check_sets, means
 from winnow.pipeline.trial import Exported, TrialSpec, exported
 from winnow.pipeline.trial_unit import TrialUnit
 
@@ -117,14 +116,14 @@ class _Run:
 
     def prepare(self, arms: Sequence[str], seeds: Sequence[int], controls: bool) -> Prepared:
         """Make every selection; nothing trains before all of them can be trained on."""
-        chosen = self._chosen(arms)
+        chosen = choose_arms(self.study, arms)
         self._check_recipes(chosen)
         sets = tuple(
             self._export(self.recipes.evaluation(name), name)
             for name in SETS
             if name in self.study.settings.evaluation
         )
-        self._check_columns(sets)
+        check_sets(self.storage, self.study, sets)
         pool_rows = self._annotate()
         if pool_rows >= AUTO_RAY_ROWS and self.options.executor == "auto":
             self._hold_ray()
@@ -142,10 +141,13 @@ class _Run:
                     randoms[arm.name, seed] = self._export(recipe, recipe.name, quiet=True)
             self.progress.advance(step, 1)
         self.progress.finish(step)
+        check_apart(self.storage, sets, [*made.values(), *randoms.values()])
+        for data in made.values():
+            check_described(self.storage, self.study.settings.describe, data)
         prepared = Prepared(sets=sets, arms=made, randoms=randoms, pool_rows=pool_rows)
         prepared.warnings = self._warnings(chosen)
         prepared.described = {
-            name: _means(self.storage, data, self.study.settings.describe)
+            name: means(self.storage, data, self.study.settings.describe)
             for name, data in made.items()
         }
         return prepared
@@ -189,13 +191,9 @@ class _Run:
             return {}
         step = f"{len(units)} trials" if len(units) > 1 else "1 trial"
         self.progress.start(step, sum(u.spec.num_samples for u in units.values()))
-        # Closed at once: idle workers would hold the machine against whatever comes next.
-        with closing(self._executor(list(units.values()))) as executor:
-            drive = Drive(
-                executor=executor,
-                progress=lambda unit, samples: self.progress.advance(step, samples),
-            )
-            failures = drive.run(units.values())
+        together = [u for u in units.values() if u.group_size > 1]
+        alone = [u for u in units.values() if u not in together]
+        failures = self._drive(together, step) + self._drive(alone, step)
         self.progress.finish(step)
         return {_key(failure): str(failure.error) for failure in failures}
 
@@ -206,41 +204,33 @@ class _Run:
         )
         return unit.is_done()
 
-    def _chosen(self, names: Sequence[str]) -> list[ArmEntry]:
-        known = [a.name for a in self.study.arms]
-        unknown = [n for n in names if n not in known]
-        if unknown:
-            msg = f"{self.study.file} has no arm {unknown[0]!r}; it has {', '.join(known)}"
-            raise SetupError(msg)
-        return [a for a in self.study.arms if not names or a.name in names]
+    def _drive(self, units: list[TrialUnit], step: str) -> list[Failure]:
+        """Run units that are all of one worker, or all of several."""
+        if not units:
+            return []
+        # Closed at once: idle workers would hold the machine against whatever comes next.
+        with closing(self._executor(units)) as executor:
+            drive = Drive(
+                executor=executor,
+                progress=lambda unit, samples: self.progress.advance(step, samples),
+            )
+            return drive.run(units)
 
     def _check_recipes(self, chosen: Iterable[ArmEntry]) -> None:
         """Plan every recipe once, so that a mistake is found before any work.
 
-        A scorer that has to be trained has no model yet: arms that read its scores are planned
-        when it has.
+        The packaged model stands in for scorers that are not trained yet.
         """
+        scorers = self.study.settings.scorers
+        stand_in = Recipes(
+            self.study, {k: ["tiny"] * s.folds for k, s in scorers.items() if s.folds}
+        )
         recipes = [self.recipes.base()]
         recipes += [self.recipes.evaluation(n) for n in self.study.settings.evaluation]
-        trained = {k for k, s in self.study.settings.scorers.items() if s.folds}
-        for arm in chosen:
-            recipe = self.recipes.arm(arm)
-            recipes += [recipe] if arm.rows.scorer not in trained else []
+        recipes += [self.recipes.fold(k, s, 0) for k, s in scorers.items() if s.folds]
+        recipes += [stand_in.arm(arm) for arm in chosen]
         for recipe in recipes:
             make_plan(recipe)
-
-    def _check_columns(self, sets: Iterable[Exported]) -> None:
-        """Refuse an evaluation set that lacks what an evaluation reads, before anything trains."""
-        for data in sets:
-            file = self.storage.parquet(f"{data.folder}/manifest.parquet")
-            names = file.schema_arrow.names
-            for column in self.study.columns():
-                if column not in names:
-                    msg = f"the {data.name} set has no column {column!r}, which an evaluation reads"
-                    raise SetupError(msg)
-                if file.read(columns=[column])[column].null_count == data.num_rows:
-                    msg = f"the column {column!r} of the {data.name} set is null in every row"
-                    raise SetupError(msg)
 
     def _warnings(self, chosen: Iterable[ArmEntry]) -> list[str]:
         arms = [self.recipes.arm(arm) for arm in chosen if not arm.is_oracle]
@@ -337,6 +327,8 @@ class _Run:
         return exported(self.storage, report.exports[EXPORT], name)
 
     def _executor(self, units: list[TrialUnit]) -> Executor:
+        if units[0].group_size > 1:
+            return GroupExecutor(self.options.address)
         kind = self.options.executor
         shapes = {u.resources for u in units}
         if kind == "auto":
@@ -389,12 +381,11 @@ def _without_export(recipe: Recipe) -> Recipe:
     return replace(recipe, exports=(), resolved=resolved)
 
 
-def _means(storage: Storage, data: Exported, columns: Sequence[str]) -> dict[str, float | None]:
-    """The mean of some columns over the rows of a selection: a description, not a result."""
-    if not columns:
-        return {}
-    file = storage.parquet(f"{data.folder}/manifest.parquet")
-    known = [c for c in columns if c in file.schema_arrow.names]
-    table = file.read(columns=known)
-    return {c: pc.mean(table[c].cast(pa.float64())).as_py() if c in known else None
-            for c in columns}  # fmt: skip
+def choose_arms(study: Study, names: Sequence[str]) -> list[ArmEntry]:
+    """Return the named arms, all where none is named. Fails: SetupError for an unknown name."""
+    known = [a.name for a in study.arms]
+    unknown = [n for n in names if n not in known]
+    if unknown:
+        msg = f"{study.file} has no arm {unknown[0]!r}; it has {', '.join(known)}"
+        raise SetupError(msg)
+    return [a for a in study.arms if not names or a.name in names]

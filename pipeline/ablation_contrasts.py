@@ -22,7 +22,7 @@ from winnow.pipeline.statistics import (
     verdict,
 )
 
-Role = Literal["primary", "control", "raw", "peak", "slice"]
+Role = Literal["primary", "control", "raw", "model", "peak", "slice"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,8 +30,9 @@ class Pair:
     """A contrast before it is measured: ``arm`` minus ``other`` on the test split.
 
     role: "primary" is the primary arm against random of its size; "control" another arm against
-    random of its size; "raw" an arm against the raw pool; "peak" a fraction against an end of its
-    curve; "slice" the primary arm against random on one slice. other "": nothing to compare with.
+    random of its size; "raw" an arm against the raw pool; "model" another trainer on the same rows;
+    "peak" a fraction against an end of its curve; "slice" the primary arm against random on one
+    slice. other "": nothing to compare with.
     """
 
     metric: str
@@ -65,8 +66,9 @@ class Contrast:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Curve:
-    """The fractions of one scorer at one budget, rising; the whole pool is last where it ran."""
+    """The fractions of one sweep at one budget, rising; the whole pool is last where it ran."""
 
+    name: str
     scorer: str
     budget: int
     arms: tuple[Arm, ...]
@@ -91,7 +93,7 @@ class Peak:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Analysis:
-    """Everything that is said about an ablation. slices is a table of its own, corrected apart."""
+    """Everything that is said about an ablation. slices are differences without a verdict."""
 
     design: Design
     results: Results
@@ -113,6 +115,11 @@ class Analysis:
             if raw or pair.role == role or (role, pair.role) == ("control", "primary"):
                 return found
         return None
+
+    @property
+    def models(self) -> list[Contrast]:
+        """The contrasts of trainers on the same rows."""
+        return [c for c in self.contrasts if c.pair.role == "model"]
 
     @property
     def headlines(self) -> list[Contrast]:
@@ -139,9 +146,7 @@ def analyse(design: Design, results: Results) -> Analysis:
         design=design,
         results=results,
         contrasts=tuple(contrasts),
-        slices=tuple(_measure(design, results, slices, [1 / len(slices)] * len(slices)))
-        if slices
-        else (),
+        slices=tuple(_described(results, pair) for pair in slices),
         curves=curves,
         peaks=tuple(
             find_peak(results, metric, curve, contrasts)
@@ -206,11 +211,12 @@ def _best_on_validation(results: Results, metric: str, arms: Sequence[Arm]) -> i
 
 def _curves(design: Design, results: Results) -> Iterator[Curve]:
     """Yield the curves; the raw arm is the whole pool where a curve has no such point."""
-    points = [a for a in results.arms if a.kind == "arm" and a.fraction is not None and a.scorer]
-    scorers = dict.fromkeys([*design.scorers, *(a.scorer for a in points)])
-    for scorer in scorers:
+    points = [a for a in results.arms if a.kind == "arm" and a.fraction is not None]
+    places = {scorer: place for place, scorer in enumerate(design.scorers)}
+    keys = dict.fromkeys((places.get(a.scorer, 99), a.scorer, a.curve) for a in points)
+    for _, scorer, name in sorted(keys):
         for budget in design.budgets:
-            mine = [a for a in points if (a.scorer, a.budget) == (scorer, budget)]
+            mine = [a for a in points if (a.scorer, a.curve, a.budget) == (scorer, name, budget)]
             found = {a.fraction: a for a in mine if a.fraction is not None}
             raw = results.arm(design.raw_arm, budget)
             if found and raw is not None and max(found) < 1:
@@ -218,7 +224,9 @@ def _curves(design: Design, results: Results) -> Iterator[Curve]:
             if len(found) > 1:
                 order = sorted(found)
                 arms = tuple(found[fraction] for fraction in order)
-                yield Curve(scorer=scorer, budget=budget, arms=arms, fractions=tuple(order))
+                yield Curve(
+                    name=name, scorer=scorer, budget=budget, arms=arms, fractions=tuple(order)
+                )
 
 
 def _pairs(design: Design, results: Results, curves: Sequence[Curve]) -> Iterator[Pair]:
@@ -247,12 +255,17 @@ def _arm_pairs(
         return
     control = results.control(arm)
     role: Role = "primary" if arm.name == design.primary_arm else "control"
-    if control is not None or arm.fraction != 1:
+    if control is not None or role == "primary":
         other = "" if control is None else control.name
         yield Pair(metric=metric, budget=arm.budget, role=role, arm=arm.name, other=other)
     is_point = is_point and role != "primary"
-    if not is_point and results.arm(design.raw_arm, arm.budget) is not None:
+    raw = results.arm(design.raw_arm, arm.budget)
+    if not is_point and raw is not None and raw.trainer == arm.trainer:
         yield Pair(metric=metric, budget=arm.budget, role="raw", arm=arm.name, other=design.raw_arm)
+    first = results.arm(design.primary_arm, arm.budget)
+    base = None if first is None else results.same_rows(arm, first.trainer)
+    if base is not None:
+        yield Pair(metric=metric, budget=arm.budget, role="model", arm=arm.name, other=base.name)
 
 
 def _slice_pairs(design: Design, results: Results) -> Iterator[Pair]:
@@ -312,6 +325,20 @@ def _measure(
             )
         )
     return found
+
+
+def _described(results: Results, pair: Pair) -> Contrast:
+    """Return a difference without a verdict: which items a slice holds is not stored."""
+    estimate = _estimate(results, pair)
+    return Contrast(
+        pair=pair,
+        estimate=estimate,
+        share=0.0,
+        p_corrected=1.0,
+        low=None,
+        high=None,
+        verdict="not measured" if estimate.num_seeds == 0 else "described",
+    )
 
 
 def _estimate(results: Results, pair: Pair) -> Estimate:

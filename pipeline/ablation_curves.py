@@ -19,7 +19,7 @@ from winnow.pipeline.ablation_canvas import (
 )
 from winnow.pipeline.ablation_contrasts import Analysis, Curve
 from winnow.pipeline.ablation_results import Arm
-from winnow.pipeline.ablation_words import metric_label, percent, scorer_label
+from winnow.pipeline.ablation_words import curve_label, metric_label, percent
 from winnow.pipeline.report_text import plain
 
 if TYPE_CHECKING:
@@ -65,13 +65,13 @@ def _curve_panel(analysis: Analysis, axis: Axes, metric: str, budget: int) -> di
     if random:
         handles["random of the same size"] = line(axis, random, RANDOM, "x", "-")
     for curve in curves:
-        place = list(dict.fromkeys(c.scorer for c in analysis.curves)).index(curve.scorer)
+        place = list(dict.fromkeys(c.name for c in analysis.curves)).index(curve.name)
         colour, marker = COLOURS[place % 6], MARKERS[place % 6]
         points = [
             (fraction, list(analysis.results.values(arm, metric).values()))
             for fraction, arm in zip(curve.fractions, curve.arms, strict=True)
         ]
-        label = scorer_label(analysis, curve.scorer)
+        label = curve_label(analysis, curve)
         handles[label] = line(axis, points, colour, "", "-", offset=0.004 * place)
         for (fraction, values), arm in zip(points, curve.arms, strict=True):
             found = analysis.find(metric, budget, arm.name, "control")

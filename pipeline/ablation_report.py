@@ -159,6 +159,8 @@ def _text(analysis: Analysis) -> Iterator[str]:
     yield said.detail
     for contrast in analysis.headlines:
         yield f"  {words.contrast_sentence(analysis, contrast)}"
+    for contrast in analysis.models:
+        yield f"  {words.contrast_sentence(analysis, contrast)}"
     for peak in analysis.peaks:
         yield f"  {words.peak_sentence(analysis, peak)}"
     heading = ["arm", "rows", "repeats", "seeds", "test mean", "sd", "random of its size"]
@@ -230,6 +232,7 @@ def _page(analysis: Analysis, drawn: Sequence[Picture]) -> str:
         blocks=make_blocks(analysis),
         pictures={p.name: {"alt": p.alt, "svg": _inline(p)} for p in drawn},
         headlines=[words.contrast_sentence(analysis, c) for c in analysis.headlines],
+        models=[words.contrast_sentence(analysis, c) for c in analysis.models],
         peaks=[words.peak_sentence(analysis, p) for p in analysis.peaks],
         slices=slices[:MAX_SLICES],
         num_slices=len(slices),

@@ -32,6 +32,9 @@ class Arm:
     done: tuple[int, ...]
     failed: tuple[int, ...]
     errors: dict[int, str]
+    curve: str = ""
+    selection: str = ""
+    trainer: str = ""
 
 
 class Results:
@@ -83,13 +86,17 @@ class Results:
         return self._arms.get((name, budget))
 
     def control(self, arm: Arm) -> Arm | None:
-        """Return the random arm of an arm's size: its own, else one with as many rows."""
-        randoms = [a for a in self.arms_of(arm.budget) if a.kind == "random"]
-        for other in randoms:
-            if other.control_of == arm.name:
+        """Return the random arm of an arm's size, drawn for it and trained as it was."""
+        for other in self.arms_of(arm.budget):
+            if other.control_of == arm.name and other.trainer == arm.trainer:
                 return other
-        for other in randoms:
-            if arm.num_rows and set(other.num_rows) == set(arm.num_rows):
+        return None
+
+    def same_rows(self, arm: Arm, trainer: str) -> Arm | None:
+        """Return the arm that another trainer made of the same rows."""
+        for other in self.arms_of(arm.budget):
+            same = arm.selection and other.selection == arm.selection
+            if same and other.kind == "arm" and other.trainer == trainer != arm.trainer:
                 return other
         return None
 
@@ -171,9 +178,11 @@ class Results:
 
 def _make_arm(rows: Sequence[ArmResult]) -> Arm:
     first = rows[0]
-    about = {(r.kind, r.control_of, r.scorer, r.fraction) for r in rows}
+    about = {
+        (r.kind, r.control_of, r.scorer, r.fraction, r.curve, r.selection, r.trainer) for r in rows
+    }
     if len(about) > 1:
-        msg = f"the results of the arm {first.arm} do not agree about its kind, scorer or fraction"
+        msg = f"the results of the arm {first.arm} do not agree about what it is"
         raise SetupError(msg)
     failed = {r.seed: r.error for r in rows if r.status == "failed"}
     by_seed = {r.seed: r for r in rows if r.num_rows}
@@ -186,7 +195,10 @@ def _make_arm(rows: Sequence[ArmResult]) -> Arm:
         budget=first.budget,
         num_rows=tuple(by_seed[seed].num_rows for seed in sorted(by_seed)),
         repeats=tuple(by_seed[seed].repeats for seed in sorted(by_seed)),
-        done=tuple(sorted({r.seed for r in rows} - failed.keys())),
+        done=tuple(sorted({r.seed for r in rows if r.status == "done"} - failed.keys())),
         failed=tuple(sorted(failed)),
         errors=failed,
+        curve=first.curve,
+        selection=first.selection,
+        trainer=first.trainer,
     )

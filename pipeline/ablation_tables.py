@@ -59,7 +59,7 @@ CONTRASTS_FILE = pa.schema(
         pa.field("note", pa.string()),
     ]
 )
-"""family: "table", or "slices", which is corrected apart. Null: it could not be measured."""
+"""family: "table", or "slices", differences without a verdict. Null: it could not be measured."""
 
 
 def to_parquet(rows: Iterator[dict[str, Any]], schema: pa.Schema) -> bytes:

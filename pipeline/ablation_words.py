@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from winnow.pipeline.ablation_contrasts import Analysis, Contrast, Peak
+from winnow.pipeline.ablation_contrasts import Analysis, Contrast, Curve, Peak
 from winnow.pipeline.ablation_results import Arm
 from winnow.pipeline.report_text import plain
 from winnow.pipeline.statistics import t_reach
@@ -69,6 +69,8 @@ def contrast_sentence(analysis: Analysis, contrast: Contrast) -> str:
     pair, estimate = contrast.pair, contrast.estimate
     against = "random of the same size" if pair.role in ("primary", "control") else pair.other
     arm, against = plain(pair.arm, 60), plain(against, 60)
+    if pair.role == "model":
+        against += " (the same rows)"
     start = f"{metric_label(pair.metric)} at {pair.budget}x: {arm} against {against}: "
     if contrast.verdict == "not measured":
         return f"{start}not measured ({estimate.note})."
@@ -86,8 +88,8 @@ def contrast_sentence(analysis: Analysis, contrast: Contrast) -> str:
 
 def peak_sentence(analysis: Analysis, peak: Peak) -> str:
     """Say "inverted U" only where one interior fraction beat both ends on test."""
-    scorer = scorer_label(analysis, peak.curve.scorer)
-    start = f"{metric_label(peak.metric)} at {peak.curve.budget}x, {scorer}: "
+    label = curve_label(analysis, peak.curve)
+    start = f"{metric_label(peak.metric)} at {peak.curve.budget}x, {label}: "
     if peak.chosen is None or peak.low is None or peak.high is None:
         return f"{start}no peak was found (too few fractions, or none was measured on validation)."
     ends = [
@@ -119,6 +121,8 @@ def verdict_text(contrast: Contrast) -> str:
     """Return a verdict for a table: with "(exploratory)" where few seeds stand behind it."""
     if contrast.verdict == "not measured":
         return f"not measured: {contrast.estimate.note}"
+    if contrast.verdict == "described":
+        return "no verdict"
     return contrast.verdict + (
         f" (exploratory, {contrast.estimate.num_seeds} seeds)" if contrast.exploratory else ""
     )
@@ -193,6 +197,15 @@ def metric_label(metric: str) -> str:
 def scorer_label(analysis: Analysis, scorer: str) -> str:
     """Return what the design calls a scorer."""
     return plain(analysis.design.scorers.get(scorer, scorer), 100)
+
+
+def curve_label(analysis: Analysis, curve: Curve) -> str:
+    """Return the scorer's label; with the arm's name where a scorer has several curves."""
+    if not curve.scorer:
+        return plain(curve.name, 100)
+    alike = {c.name for c in analysis.curves if c.scorer == curve.scorer}
+    label = scorer_label(analysis, curve.scorer)
+    return f"{label} ({plain(curve.name, 40)})" if len(alike) > 1 else label
 
 
 def failure_lines(analysis: Analysis) -> Iterator[str]:

@@ -34,8 +34,7 @@ class Recipes:
         trainer = self.study.changed_trainer(arm.rows)
         recipe = self._of_pool(arm.name, arm.rows, trainer)
         if not arm.is_oracle:
-            _refuse_truth(recipe.filters, arm.name)
-            _refuse_truth_in_training(trainer, arm.name)
+            _refuse_truth(recipe, trainer, arm.name)
         return recipe
 
     def random(self, arm: ArmEntry, count: int, seed: int) -> Recipe:
@@ -48,12 +47,13 @@ class Recipes:
     def fold(self, name: str, scorer: Scorer, fold: int) -> Recipe:
         """Return the recipe of what the scorer of one fold trains on: all other folds."""
         column, wanted = scorer.fold_column, str(fold)
-        rule = {"use": "where", "expression": f'{column} != "{wanted}"', "on_null": "keep"}
+        # A row without a fold trains no scorer, so that whichever judges it never saw it.
+        rule = {"use": "where", "expression": f'{column} != "{wanted}"', "on_null": "drop"}
         rows = scorer.model_copy(update={"add": {**scorer.add, f"not_fold_{wanted}": rule}})
         trainer = self.study.changed_trainer(scorer)
         recipe = self._of_pool(f"{name}-fold-{wanted}", rows, trainer)
-        _refuse_truth(recipe.filters, f"the scorer {name}")
-        _refuse_truth_in_training(trainer, f"the scorer {name}")
+        _refuse_truth(recipe, trainer, f"the scorer {name}")
+        _check_folds(recipe, name, scorer)
         return recipe
 
     def evaluation(self, name: str) -> Recipe:
@@ -81,6 +81,7 @@ class Recipes:
         for key, folders in self.models.items():
             _add_stages(data, {f"{key}_scores": _scorer_stage(study, key, folders)})
         _set_filters(data, [study.settings.pool, rows])
+        _require_usable(data, study.settings.export)
         return self._parsed(data, name, trainer.columns, study.settings.export)
 
     def _parsed(
@@ -118,24 +119,58 @@ def _columns(filters: Iterable[FilterEntry]) -> set[str]:
     return {n for n in names if n not in usable and not n.endswith("_error")}
 
 
-def _refuse_truth(filters: Iterable[FilterEntry], name: str) -> None:
-    for entry in filters:
-        known = sorted(c for c in entry.rule.columns() if c.startswith(TRUTH))
+def _refuse_truth(recipe: Recipe, trainer: Trainer, name: str) -> None:
+    """Refuse an arm that selects or learns by the truth, also by a stage that reads it."""
+    derived: set[str] = set()
+    for entry in recipe.stages:
+        read = set(entry.stage.reads.names) | (entry.when.columns() if entry.when else set())
+        if any(c.startswith(TRUTH) or c in derived for c in read):
+            derived |= set(entry.stage.writes.names)
+    for place, columns in [
+        *((f"the filter {f.key}", f.rule.columns()) for f in recipe.filters),
+        ("training", trainer.columns),
+    ]:
+        known = sorted(c for c in columns if c.startswith(TRUTH) or c in derived)
         if known:
+            why = "" if known[0].startswith(TRUTH) else ", which a stage made of the truth"
             msg = (
-                f"{name}: the filter {entry.key} reads {known[0]}; the truth may select rows only "
-                "in an arm named oracle, which shows the ceiling"
+                f"{name}: {place} reads {known[0]}{why}; only an arm named oracle, which shows "
+                "the ceiling, may use the truth"
             )
             raise RecipeError(msg)
 
 
-def _refuse_truth_in_training(trainer: Trainer, name: str) -> None:
-    known = [c for c in trainer.columns if c.startswith(TRUTH)]
-    if known:
-        msg = (
-            f"{name}: training reads {known[0]}; the truth may be used only in an arm named oracle"
-        )
-        raise RecipeError(msg)
+def _check_folds(recipe: Recipe, name: str, scorer: Scorer) -> None:
+    """A fold without a model would leave its rows without a score, so out of every selection."""
+    wanted = {str(k) for k in range(scorer.folds)}
+    for entry in recipe.stages:
+        parts = getattr(entry.stage, "parts", None)
+        if scorer.fold_column in entry.stage.writes.names and parts and set(parts) != wanted:
+            msg = (
+                f"the scorer {name} has folds={scorer.folds}, but the stage {entry.key} writes "
+                f"{', '.join(sorted(parts))} into {scorer.fold_column}; name its parts "
+                f"{', '.join(sorted(wanted))}"
+            )
+            raise RecipeError(msg)
+
+
+def _require_usable(data: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    """Let only rows into the pool that can be trained on: a caption, and bytes to export.
+
+    Trainers leave others out, and then an arm and its control would not be of one size.
+    """
+    own = [e or {} for e in (data.get("export") or {}).values() if _is_webdataset(e)]
+    export = {**(own[0] if own else {}), **changes}
+    text = export.get("text") or "text"
+    rules = {"caption": f"length(strip({text})) > 0"}
+    for key, stage in (data.get("stages") or {}).items():
+        if (stage or {}).get("use", key) == "resize" and export.get("payload") == "resized_image":
+            rules["payload"] = "resize_error is None"
+    usable = {
+        f"usable_{key}": {"use": "where", "expression": rule, "on_null": "drop"}
+        for key, rule in rules.items()
+    }
+    data["filters"] = {**usable, **data["filters"]}
 
 
 def _add_stages(data: dict[str, Any], stages: Mapping[str, Any]) -> None:

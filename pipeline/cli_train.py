@@ -86,6 +86,7 @@ def train() -> None:
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
 @click.option("--captions", default="txt", show_default=True, help="Member with the caption.")
 @click.option("--vocabulary", type=int, help="Tokens, chosen for the captions. [default: model's]")
+@click.option("--stream", is_flag=True, help="Read shards as they are needed: for large sets.")
 @click.option("--workers", default=1, show_default=True, help="Processes that train, on Ray.")
 @click.option("--threads", default=2, show_default=True)
 @click.option("--checkpoint-every", default=25_600, show_default=True, help="Pairs; 0: never.")
@@ -108,6 +109,7 @@ def contrastive(
     device: str,
     captions: str,
     vocabulary: int | None,
+    stream: bool,
     workers: int,
     threads: int,
     checkpoint_every: int,
@@ -152,6 +154,7 @@ def contrastive(
         shared_transformer=shared_transformer,
         separation_encoder=separation_encoder,
         num_threads=threads,
+        stream=stream,
     )
     job = _Job(shards=tuple(shards), out=out, config=config, setup=setup)
     document = job.alone(report) if workers == 1 else job.on_ray(workers)

@@ -98,7 +98,9 @@ def ablate(
     design = design_of(parsed, outcome, headline_metrics(results))
     for line in ablation_lines(design, results):
         click.echo(line)
-    names = write_ablation(storage, f"ablations/{parsed.name}", design, results)
+    # A part of a study must not take the place of the whole one's report.
+    folder = f"ablations/{parsed.name}" + ("/part" if arms or seeds or budgets else "")
+    names = write_ablation(storage, folder, design, results)
     for name in names:
         click.echo(f"wrote {_workspace(parsed, given)}/{name}")
     if outcome.failures:
@@ -137,7 +139,8 @@ def _workspace(study: Study, given: dict[str, Any]) -> str:
 
 def _print_metrics(study: Study, outcome: Outcome, workspace: str) -> None:
     entry = outcome.trials[0]
-    (result,) = [r for r in collect(study, outcome, Storage(workspace)) if r.split == "test"]
+    results = collect(study, outcome, Storage(workspace))
+    (result,) = [r for r in results if r.split == "test" and r.status == "done"]
     click.echo(
         f"{entry.name}: {result.num_rows:,} rows, {result.samples_seen:,} samples seen "
         f"({result.repeats:.1f} times each)"

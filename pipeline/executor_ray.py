@@ -1,4 +1,6 @@
-"""Units on Ray: one pool of supervised workers per resource shape. The only file that imports Ray.
+"""Units on Ray: one pool of supervised workers per resource shape.
+
+With ``ray_training.py`` the only file that imports Ray.
 
 Each actor holds a Supervisor, whose child does the work, so that a crash never takes the actor
 along and its signal is known. One unit is in flight per actor, Ray retries nothing, and a unit is

@@ -19,7 +19,9 @@ from scipy import special
 
 Floats = npt.NDArray[np.float64]
 Kind = Literal["arm", "random", "oracle"]
-Verdict = Literal["better", "worse", "higher", "lower", "no difference shown", "not measured"]
+Verdict = Literal[
+    "better", "worse", "higher", "lower", "no difference shown", "not measured", "described"
+]
 
 HEADLINE_SEEDS = 5
 """Fewer seeds are called exploratory."""
@@ -33,8 +35,11 @@ class ArmResult:
 
     kind: "random" is a random subset of the size of the arm ``control_of``; "oracle" selected by
     the truth. scorer: the column that the arm ranks by, or "". fraction: share of the pool, for a
-    point of a fraction curve. budget: multiple of the base samples. repeats: samples_seen per row.
-    metrics and items: contracts.trial METRICS and ITEMS; empty where the trial failed.
+    point of the fraction curve that ``curve`` names. budget: multiple of the base samples.
+    repeats: samples_seen per row. status: "missing" was planned and not trained yet. metrics and
+    items: contracts.trial METRICS and ITEMS; empty where there is no result. selection, trainer:
+    what names the rows and the model's parameters; arms of other models are compared on the same
+    rows only.
     """
 
     arm: str
@@ -47,11 +52,14 @@ class ArmResult:
     num_rows: int
     samples_seen: int
     repeats: float
-    status: Literal["done", "failed"]
+    status: Literal["done", "failed", "missing"]
     error: str = ""
     split: Literal["validation", "test"]
     metrics: pa.Table
     items: pa.Table
+    curve: str = ""
+    selection: str = ""
+    trainer: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -228,6 +228,8 @@ class _Checker:
         self._check_numbers()
         arms = self._arms()
         names = [a.name for a in arms]
+        for name in sorted({n for n in names if names.count(n) > 1}):
+            self._mistake(("arms",), f"{name} comes twice; swept values must differ", [])
         primary = settings.primary
         if primary is not None and primary.arm not in names:
             self._mistake(("primary", "arm"), f"there is no arm {primary.arm!r}", names)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, cast
 
@@ -9,13 +11,14 @@ import pyarrow as pa
 
 from winnow.contracts.parameters import result_parameters
 from winnow.contracts.trial import ITEMS, METRICS
-from winnow.pipeline.ablation import Outcome, TrialEntry
+from winnow.pipeline.ablation import Outcome, TrialEntry, choose_arms
 from winnow.pipeline.arms import Recipes, shared_columns
+from winnow.pipeline.fingerprint import digest
 from winnow.pipeline.plan import make_plan
 from winnow.pipeline.statistics import ArmResult, Design, Published
 from winnow.pipeline.storage import Storage
-from winnow.pipeline.study import RAW, Scorer, Study
-from winnow.pipeline.trial import Exported, load_measured
+from winnow.pipeline.study import RAW, ArmEntry, Scorer, Study
+from winnow.pipeline.trial import TRAINED, Exported, load_measured
 
 
 def design_of(study: Study, outcome: Outcome, metrics: Sequence[str]) -> Design:
@@ -53,12 +56,39 @@ def design_of(study: Study, outcome: Outcome, metrics: Sequence[str]) -> Design:
 
 
 def collect(study: Study, outcome: Outcome, storage: Storage) -> list[ArmResult]:
-    """Return one result per trial and evaluation set, failed ones included."""
-    return [
+    """Return one result per trial and evaluation set of the whole study.
+
+    What failed and what was not trained yet are there too: the contrasts that a study names do not
+    become fewer, and their correction no milder, because a part of it was run.
+    """
+    found = [
         _result(study, storage, trial, data, outcome.failures.get(trial.spec.fingerprint(), ""))
         for trial in outcome.trials
         for data in outcome.prepared.sets
     ]
+    have = {(r.arm, r.budget, r.seed) for r in found}
+    for arm, kind, budget, seed in _planned(study, outcome):
+        name = f"random:{arm.name}" if kind == "random" else arm.name
+        if (name, budget, seed) not in have:
+            found += [
+                _about(study, arm, kind, budget, seed, split=split, status="missing")
+                for split in ("validation", "test")
+                if split in study.settings.evaluation
+            ]
+    return found
+
+
+def _planned(study: Study, outcome: Outcome) -> Iterator[tuple[ArmEntry, str, int, int]]:
+    made, randoms = outcome.prepared.arms, {name for name, _ in outcome.prepared.randoms}
+    for arm in study.arms:
+        # An arm that is the whole pool has no control; of one not selected yet it is not known.
+        control = arm.rows.random and not arm.is_oracle
+        control = control and (arm.name in randoms or arm.name not in made)
+        for budget in study.settings.budgets:
+            for seed in study.settings.seeds:
+                yield arm, "oracle" if arm.is_oracle else "arm", budget, seed
+                if control:
+                    yield arm, "random", budget, seed
 
 
 def headline_metrics(results: Sequence[ArmResult]) -> list[str]:
@@ -79,10 +109,11 @@ def study_lines(
     controls: bool = True,
 ) -> Iterator[str]:
     """Yield what a study would do. Checks every recipe's plan; reads no row and writes nothing."""
-    settings, recipes = study.settings, Recipes(study)
-    chosen = [a for a in study.arms if not arms or a.name in arms]
+    settings = study.settings
+    stand_in = {k: ["tiny"] * s.folds for k, s in settings.scorers.items() if s.folds}
+    recipes = Recipes(study, stand_in)
+    chosen = choose_arms(study, arms)
     seeds, budgets = seeds or settings.seeds, budgets or settings.budgets
-    trained = {k for k, s in settings.scorers.items() if s.folds}
     yield f"study {study.name} ({study.file})"
     if settings.note:
         yield f"note: {settings.note}"
@@ -94,8 +125,7 @@ def study_lines(
     pairs = 0
     for arm in chosen:
         recipe = recipes.arm(arm)
-        if arm.rows.scorer not in trained:
-            make_plan(recipe)
+        make_plan(recipe)
         control = arm.rows.random and not arm.is_oracle and controls
         pairs += 2 if control else 1
         names = ", ".join(f.key for f in recipe.filters) or "no filter"
@@ -148,28 +178,56 @@ def _result(
     study: Study, storage: Storage, trial: TrialEntry, data: Exported, error: str
 ) -> ArmResult:
     spec, rows = trial.spec, trial.spec.train.num_rows
+    split = cast(Literal["validation", "test"], data.name)
+    about = _about(study, trial.arm, trial.kind, trial.budget, spec.seed, split=split)
     if error:
-        metrics, items = METRICS.empty_table(), ITEMS.empty_table()
-    else:
-        metrics, items = load_measured(storage, spec, study.evaluations, data)
-    random = trial.kind == "random"
-    name = trial.arm.rows.scorer
-    return ArmResult(
-        arm=f"random:{trial.arm.name}" if random else trial.arm.name,
-        kind=cast(Literal["arm", "random", "oracle"], trial.kind),
-        control_of=trial.arm.name if random else "",
-        scorer="" if random or not name else study.settings.scorers[name].column,
-        fraction=trial.arm.fraction,
-        budget=trial.budget,
-        seed=spec.seed,
+        return dataclasses.replace(about, status="failed", error=error, num_rows=rows)
+    metrics, items = load_measured(storage, spec, study.evaluations, data)
+    if split == "validation":
+        items = items.slice(0, 0)  # only the test set is compared item by item
+    seen = int(json.loads(storage.read(f"{spec.checkpoint}/{TRAINED}"))["samples_seen"])
+    return dataclasses.replace(
+        about,
+        status="done",
         num_rows=rows,
-        samples_seen=spec.num_samples,
-        repeats=spec.num_samples / rows,
-        status="failed" if error else "done",
-        error=error,
-        split=cast(Literal["validation", "test"], data.name),
+        samples_seen=seen,
+        repeats=seen / rows,
         metrics=_as(metrics, METRICS),
         items=_as(items, ITEMS),
+    )
+
+
+def _about(
+    study: Study,
+    arm: ArmEntry,
+    kind: str,
+    budget: int,
+    seed: int,
+    *,
+    split: str,
+    status: str = "missing",
+) -> ArmResult:
+    """Return what is known of a trial before it is trained."""
+    random, name = kind == "random", arm.rows.scorer
+    chosen = arm.rows.model_dump(include={"keep", "without", "add"})
+    return ArmResult(
+        arm=f"random:{arm.name}" if random else arm.name,
+        kind=cast(Literal["arm", "random", "oracle"], kind),
+        control_of=arm.name if random else "",
+        scorer="" if random or not name else study.settings.scorers[name].column,
+        fraction=arm.fraction,
+        budget=budget,
+        seed=seed,
+        num_rows=0,
+        samples_seen=0,
+        repeats=0.0,
+        status=cast(Literal["done", "failed", "missing"], status),
+        split=cast(Literal["validation", "test"], split),
+        metrics=METRICS.empty_table(),
+        items=ITEMS.empty_table(),
+        curve="" if random or arm.fraction is None else arm.name.partition(":")[0],
+        selection="" if random else digest(chosen),
+        trainer=digest(result_parameters(study.changed_trainer(arm.rows))),
     )
 
 

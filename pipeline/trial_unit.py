@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from winnow.contracts.errors import ShardError
+from winnow.contracts.errors import SetupError, ShardError
 from winnow.contracts.stage import Resources
 from winnow.contracts.trial import Dataset, Evaluation
 from winnow.pipeline.storage import Storage
@@ -28,7 +29,11 @@ from winnow.pipeline.trial import (
     is_measured,
     local_dataset,
 )
+from winnow.pipeline.trial_cache import with_shared_cache
 from winnow.pipeline.units import Unit, UnitResult, WorkerContext
+from winnow.stages.train.distributed import current_workers
+
+log = logging.getLogger(__name__)
 
 STATE = "state"
 CACHE = "datasets"
@@ -40,6 +45,9 @@ class TrialUnit(Unit):
 
     A resumable state lies in the trial's folder while it trains: whoever runs the unit next, on
     whatever machine, goes on from there.
+
+    Where several processes train together each of them runs the unit, and the first one reads and
+    writes the trial's folder.
     """
 
     storage: Storage
@@ -56,6 +64,12 @@ class TrialUnit(Unit):
     def resources(self) -> Resources:
         return self.spec.trainer.resources
 
+    @property
+    def group_size(self) -> int:
+        """How many processes have to run it together: what is trained is measured by one."""
+        trained = self.spec.is_trained(self.storage)
+        return 1 if trained else int(getattr(self.spec.trainer, "num_workers", 1))
+
     def is_done(self) -> bool:
         """Whether nothing is left to do."""
         return self.spec.is_trained(self.storage) and all(
@@ -65,13 +79,16 @@ class TrialUnit(Unit):
     def run(self, context: WorkerContext) -> UnitResult:
         """Do what is missing. Progress is counted in samples seen."""
         folder = Path(tempfile.mkdtemp(prefix="trial-", dir=context.scratch))
+        workers = current_workers()
         try:
-            if self.spec.is_trained(self.storage):
+            if workers.from_first(self.spec.is_trained(self.storage)):
                 self._fetch(f"{self.spec.checkpoint}", folder)
+                if workers.is_first:
+                    self._forget_state()
                 context.progress(self.spec.num_samples)
             else:
                 self._train(folder, context)
-            for data in self.sets:
+            for data in self.sets if workers.is_first else ():
                 if not is_measured(self.storage, self.spec, self.evaluations, data):
                     self._measure(folder, data, context)
         finally:
@@ -79,10 +96,11 @@ class TrialUnit(Unit):
         return UnitResult(rows=self.spec.num_samples)
 
     def _train(self, folder: Path, context: WorkerContext) -> None:
-        spec = self.spec
-        text = json.dumps(spec.described(), indent=1, sort_keys=True, default=str)
-        self.storage.put(f"{spec.folder}/trial.json", text.encode() + b"\n")
-        self._fetch(f"{spec.folder}/{STATE}", folder)
+        spec, is_first = self.spec, current_workers().is_first
+        if is_first:
+            text = json.dumps(spec.described(), indent=1, sort_keys=True, default=str)
+            self.storage.put(f"{spec.folder}/trial.json", text.encode() + b"\n")
+            self._fetch(f"{spec.folder}/{STATE}", folder)
         known = {p.name for p in folder.iterdir()}
 
         def saved() -> None:
@@ -90,20 +108,38 @@ class TrialUnit(Unit):
                 self.storage.replace(f"{spec.folder}/{STATE}/{path.name}", path.read_bytes())
                 known.add(path.name)
 
-        summary = spec.trainer.train(
-            self._dataset(spec.train, context),
-            folder,
-            num_samples=spec.num_samples,
-            seed=spec.seed,
-            progress=context.progress,
-            saved=saved,
-        )
-        self._commit(folder, summary)
-        if known:
-            self.storage.remove(f"{spec.folder}/{STATE}")
+        def train() -> Mapping[str, Any]:
+            return with_shared_cache(spec.trainer).train(
+                self._dataset(spec.train, context),
+                folder,
+                num_samples=spec.num_samples,
+                seed=spec.seed,
+                progress=context.progress,
+                saved=saved,
+            )
+
+        resumed = current_workers().from_first(bool(known))
+        try:
+            summary = train()
+        except SetupError as error:
+            # A torn state, or one of another version, must not keep a trial from ever being done.
+            if not resumed:
+                raise
+            log.warning("%s: starting again from the beginning: %s", self.label, error)
+            if is_first:
+                self._forget_state()
+            _empty(folder)
+            summary = train()
+        if is_first:
+            self._commit(folder, summary)
+            self._forget_state()
+
+    def _forget_state(self) -> None:
+        if self.storage.names(f"{self.spec.folder}/{STATE}"):
+            self.storage.remove(f"{self.spec.folder}/{STATE}")
 
     def _commit(self, folder: Path, summary: Mapping[str, Any]) -> None:
-        """Put the model there, ``training.json`` last."""
+        """Put the model there, ``training.json`` last; leave in ``folder`` what is there."""
         names = sorted(p.name for p in folder.iterdir() if p.is_file() and p.name != TRAINED)
         if not names:
             msg = f"{self.spec.trainer.name} left no model"
@@ -118,6 +154,9 @@ class TrialUnit(Unit):
         if not path.exists():
             path.write_text(json.dumps(summary, indent=1, default=str) + "\n", encoding="utf-8")
         self.storage.put(f"{self.spec.checkpoint}/{TRAINED}", path.read_bytes())
+        # Another attempt may have been first with some file: what is measured is what is there.
+        _empty(folder)
+        self._fetch(self.spec.checkpoint, folder)
 
     def _measure(self, folder: Path, data: Exported, context: WorkerContext) -> None:
         from winnow.stages.evaluate._tables import measure_all
@@ -138,6 +177,11 @@ class TrialUnit(Unit):
         for name in self.storage.names(source):
             with self.storage.open(f"{source}/{name}") as file, open(folder / name, "wb") as out:
                 shutil.copyfileobj(file, out, 1 << 20)
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
 
 
 def _parquet(table: pa.Table) -> bytes:

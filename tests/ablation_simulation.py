@@ -101,6 +101,7 @@ def _result(
         control_of=plan.control_of,
         scorer=plan.scorer,
         fraction=plan.fraction,
+        curve="" if plan.fraction is None else f"{plan.scorer} sweep",
         budget=budget,
         seed=seed,
         num_rows=plan.num_rows,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -71,9 +71,9 @@ class TrainConfig:
         return -(-self.num_samples // self.batch_size)
 
     def identity(self) -> dict[str, Any]:
-        """Return everything that can change the weights."""
+        """Return everything that can change the weights, on one kind of device."""
         values = dataclasses.asdict(self)
-        del values["checkpoint_samples"]
+        del values["checkpoint_samples"], values["device"]
         return values
 
 
@@ -93,12 +93,13 @@ class Extras:
 
     negatives: int64 (N, T), tokens of texts that are wrong for every image; N is a multiple of the
     batch size.  has_negative: bool (N,), False for padding.  meanings: float32 (B, S), the captions
-    in a frozen encoder, unit vectors.
+    in a frozen encoder, unit vectors.  skipped: samples that this batch could not use, by reason.
     """
 
     negatives: torch.Tensor | None = None
     has_negative: torch.Tensor | None = None
     meanings: torch.Tensor | None = None
+    skipped: Mapping[str, int] = field(default_factory=dict)
 
 
 Batch = tuple[Pixels, "torch.Tensor"] | tuple[Pixels, "torch.Tensor", Extras]

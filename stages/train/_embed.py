@@ -15,7 +15,7 @@ import pyarrow as pa
 from winnow.contracts.media import MediaCaps
 from winnow.contracts.trial import Embeddings
 from winnow.stages._media import decode_image
-from winnow.stages.train.shards import IMAGE_MEMBERS, _image, _samples, json_values
+from winnow.stages.train.shards import IMAGE_MEMBERS, image_member, json_values, read_samples
 
 if TYPE_CHECKING:
     from winnow.models.contrastive import ContrastiveModel, Preprocess
@@ -46,7 +46,7 @@ def embed_shards(
     written: list[str | None] = []
     values: list[list[Any]] = []
     wanted = {*IMAGE_MEMBERS, captions, *(["json"] if columns else [])}
-    stream = _samples(shards, wanted.__contains__)
+    stream = read_samples(shards, wanted.__contains__)
     with ThreadPoolExecutor(num_threads, "decode") as pool:
         while batch := list(islice(stream, _BATCH)):
             pictures = list(pool.map(lambda s: _pixels(s, model.preprocess), batch))
@@ -91,7 +91,7 @@ def _text(member: object) -> str | None:
 
 
 def _pixels(sample: dict[str, Any], preprocess: Preprocess) -> npt.NDArray[np.uint8] | None:
-    decoded = decode_image(_image(sample), MediaCaps())
+    decoded = decode_image(image_member(sample), MediaCaps())
     return None if isinstance(decoded, str) else preprocess.pixels(decoded.pixels)
 
 

@@ -34,11 +34,15 @@ class Lane:
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.sizes))
         return [int(shard) for shard in order[self.number :: self.num_lanes]]
 
+    def length(self, epoch: int) -> int:
+        """Return the number of its samples in an epoch."""
+        return sum(self.sizes[shard] for shard in self.shards(epoch))
+
     def locate(self, position: int) -> tuple[int, int]:
         """Return the epoch and the place in it of a position in the lane's endless order."""
         epoch = 0
         while True:
-            length = sum(self.sizes[shard] for shard in self.shards(epoch))
+            length = self.length(epoch)
             if position < length:
                 return epoch, position
             position -= length
@@ -46,8 +50,7 @@ class Lane:
 
     def shuffle(self, epoch: int) -> Shuffle:
         """Return the shuffle buffer at the start of an epoch."""
-        length = sum(self.sizes[shard] for shard in self.shards(epoch))
-        return Shuffle(length, self.waiting, [self.seed, epoch, self.number])
+        return Shuffle(self.length(epoch), self.waiting, [self.seed, epoch, self.number])
 
 
 class Shuffle:

@@ -21,11 +21,14 @@ from winnow.models.tokenizer import (
     write_merges,
 )
 from winnow.stages.train._config import TrainConfig
+from winnow.stages.train.streaming import StreamConfig
 
 if TYPE_CHECKING:
     from torch import nn
 
 CLIP_VOCABULARY = 49_408
+NUM_LANES = 1
+BUFFER_SAMPLES = 4096
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,7 +42,9 @@ class Setup:
     sample's image; null where there is none.  shared_transformer: as in AlignCLIP.
     separation_encoder: see ``winnow.models.caption_vectors``.  skip_unreadable: leave pictures that
     cannot be decoded out, instead of refusing to train.  cache_folder: where decoded pictures are
-    kept for other runs.
+    kept for other runs.  stream: never hold more than a buffer of samples; then num_lanes and
+    buffer_samples are those of ``streaming.StreamConfig``, and data_digest says what the shards
+    hold, where that is known.
     """
 
     model: str = "tiny"
@@ -52,13 +57,24 @@ class Setup:
     skip_unreadable: bool = True
     num_threads: int = 2
     cache_folder: str | None = None
+    stream: bool = False
+    num_lanes: int = NUM_LANES
+    buffer_samples: int = BUFFER_SAMPLES
+    data_digest: str = ""
 
     def recorded(self) -> dict[str, Any]:
         """Return what training.json says of it: nothing that depends on the machine's paths."""
         values = dataclasses.asdict(self)
-        for name in ("model", "init", "cache_folder", "separation_encoder"):
+        names = ["model", "init", "cache_folder", "separation_encoder", "data_digest"]
+        names += [] if self.stream else ["stream", "num_lanes", "buffer_samples"]
+        for name in names:
             del values[name]
         return values
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the .json members that are read."""
+        return () if self.hard_negatives is None else (self.hard_negatives,)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,6 +117,35 @@ class NetworkPlan:
         return network, tokenizer, merges
 
 
+def stream_config(setup: Setup, config: TrainConfig) -> StreamConfig:
+    """Return the order of a stream.
+
+    Fails: RecipeError for what needs all samples before the first step, and for numbers that do
+    not divide each other.
+    """
+    if setup.vocabulary is not None and setup.vocabulary < CLIP_VOCABULARY:
+        msg = (
+            f"vocabulary={setup.vocabulary} with stream: to choose one takes all captions, which a "
+            "stream has not read; leave vocabulary out (CLIP's whole list is used), or give init"
+        )
+        raise RecipeError(msg)
+    if config.separation_weight:
+        msg = (
+            f"separation_weight={config.separation_weight} with stream: it compares the captions "
+            "of all samples, which a stream has not read; leave one of them out"
+        )
+        raise RecipeError(msg)
+    return StreamConfig(
+        batch_size=config.batch_size,
+        seed=config.seed,
+        num_lanes=setup.num_lanes,
+        buffer_samples=setup.buffer_samples,
+        captions=setup.captions,
+        columns=setup.columns,
+        num_threads=setup.num_threads,
+    )
+
+
 def network_plan(setup: Setup, config: TrainConfig) -> NetworkPlan:
     """Check everything about the network that needs no data.
 
@@ -115,6 +160,9 @@ def network_plan(setup: Setup, config: TrainConfig) -> NetworkPlan:
         network = shared_config(network)
     if setup.vocabulary is not None and setup.vocabulary < NUM_FIXED_TOKENS:
         _refuse_vocabulary(setup.vocabulary)
+    if setup.stream:
+        stream_config(setup, config)
+        network["text_cfg"]["vocab_size"] = CLIP_VOCABULARY  # init has its own
     if config.separation_weight:
         from winnow.models.caption_vectors import describe
 

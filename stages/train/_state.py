@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import pickle
 import zipfile
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,22 +22,32 @@ STATE_NAME = "training_state.pt"
 _PART = f".{STATE_NAME}.part"
 
 
+@dataclass(kw_only=True, slots=True)
+class Done:
+    """What a run has behind it: steps, the loss of each, samples it could not use by reason."""
+
+    steps: int = 0
+    curve: list[float] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)
+
+
 def save(
     folder: Path,
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
     identity: str,
-    progress: tuple[int, list[float]],
+    done: Done,
 ) -> None:
-    """Replace the state in ``folder``; ``progress`` is the number of steps and their losses."""
+    """Replace the state in ``folder``."""
     import torch
 
     state = {
         "identity": identity,
         "network": network.state_dict(),
         "optimizer": optimizer.state_dict(),
-        "step": progress[0],
-        "curve": progress[1],
+        "step": done.steps,
+        "curve": done.curve,
+        "skipped": dict(done.skipped),
     }
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / _PART
@@ -48,10 +60,10 @@ def save(
 
 def resume(
     folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, identity: str
-) -> tuple[int, list[float]]:
-    """Load the state where there is one; return its steps and their losses.
+) -> Done:
+    """Load the state where there is one; return what it has behind it.
 
-    Of several workers the first one reads the file, and all of them get what is in it.
+    Of several workers the first one reads its own folder, and all of them get what is in it.
     Fails: SetupError where it cannot be read, or is of another run or network.
     """
     workers = current_workers()
@@ -59,10 +71,14 @@ def resume(
     if isinstance(found, SetupError):
         raise found
     if found is None:
-        return 0, []
+        return Done()
     network.load_state_dict(found["network"])
     optimizer.load_state_dict(found["optimizer"])
-    return int(found["step"]), list(found["curve"])
+    return Done(
+        steps=int(found["step"]),
+        curve=list(found["curve"]),
+        skipped=Counter(found.get("skipped", {})),  # older states have none
+    )
 
 
 def _load(folder: Path, identity: str) -> Mapping[str, Any] | SetupError | None:

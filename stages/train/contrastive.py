@@ -13,14 +13,21 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from winnow.contracts.errors import RecipeError, SetupError
-from winnow.contracts.parameters import effort, result
+from winnow.contracts.parameters import effort, later, result
 from winnow.contracts.registry import register_trainer
 from winnow.contracts.stage import Resources
 from winnow.contracts.trial import Dataset, Embeddings, Trainer
 from winnow.models.checkpoint import architecture, find_model
 from winnow.stages.train._augment import augment
 from winnow.stages.train._config import Progress, TrainConfig
-from winnow.stages.train._network import Setup, network_plan
+from winnow.stages.train._network import (
+    BUFFER_SAMPLES,
+    NUM_LANES,
+    Setup,
+    network_plan,
+    stream_config,
+)
+from winnow.stages.train.distributed import current_workers
 from winnow.stages.train.loop import train_contrastive
 
 __all__ = ["ContrastiveTrainer", "Progress", "TrainConfig", "augment", "train_contrastive"]
@@ -37,10 +44,12 @@ class ContrastiveTrainer(Trainer):
              smaller than CLIP's) and training.json; the folder is a model for the clip_score stage
              and for open_clip. While it trains, training_state.pt.
     Cost:    samples seen times one forward and backward pass of both towers (one more forward pass
-             with micro_batch_size); decoded pictures in a scratch file in the trial's folder.
+             with micro_batch_size); decoded pictures in a scratch file in the trial's folder, or
+             with stream every picture decoded again each time it is seen.
     Fails:   RecipeError and SetupError before training: an architecture that is not known, an
              empty selection, fewer rows than a batch, pictures that cannot be read, weights or a
-             state of another network. ShardError, not retryable, with the step of a loss that is
+             state of another network; with stream a picture that cannot be read is found when it
+             has its turn. ShardError, not retryable, with the step of a loss that is
              not finite.
 
     The same selection, parameters, seed and threads give the same weights on one kind of CPU,
@@ -63,7 +72,15 @@ class ContrastiveTrainer(Trainer):
         is a SUBSTITUTE without a model, see ``winnow.models.caption_vectors``.
     skip_unreadable: leave pictures that cannot be decoded out instead of refusing to train.
     precision: "bf16" runs the towers under autocast, weights stay float32.
-    cache_folder: a local folder where decoded pictures are kept for other trials.
+    cache_folder: a local folder where decoded pictures are kept for other trials; null: in a study
+        one of the machine's, see ``winnow.pipeline.trial_cache``; "": nowhere.
+    stream: hold ``buffer_samples`` encoded samples at most, for selections that fit no scratch
+        file: see ``winnow.stages.train.streaming``. Their order is another one, a little less
+        shuffled; the vocabulary is all of CLIP's, or that of ``init``; of several hard negatives
+        the first one counts; separation_weight cannot be used.
+    num_lanes: shards that a stream reads at once; it divides batch_size.
+    num_workers: processes on Ray that train one model, each with ``num_threads`` and ``num_gpus``.
+        The batch is that of all together. It is a ``result``: sums differ in their last bits.
     """
 
     subject: ClassVar[str] = "embeddings"
@@ -92,6 +109,10 @@ class ContrastiveTrainer(Trainer):
     num_gpus: float | None = effort(None)
     checkpoint_samples: int = effort(25_600)
     cache_folder: str | None = effort(None)
+    stream: bool = later(False)
+    num_lanes: int = later(NUM_LANES)
+    buffer_samples: int = later(BUFFER_SAMPLES)
+    num_workers: int = later(1)
 
     def __post_init__(self) -> None:
         """Refuse what cannot train; reads configurations, never weights."""
@@ -108,11 +129,30 @@ class ContrastiveTrainer(Trainer):
         if self.device == "cpu" and self.num_gpus:
             msg = f"contrastive: device=cpu with num_gpus={self.num_gpus}; leave one of them out"
             raise RecipeError(msg)
-        self._config(num_samples=1, seed=0)
+        config = self._config(num_samples=1, seed=0)
+        if self.stream:
+            stream_config(self._setup(), config)
+        elif (self.num_lanes, self.buffer_samples) != (NUM_LANES, BUFFER_SAMPLES):
+            msg = "contrastive: num_lanes and buffer_samples are a stream's; set stream: true"
+            raise RecipeError(msg)
+        self._check_workers()
+
+    def _check_workers(self) -> None:
+        if self.num_workers < 1:
+            msg = f"contrastive: num_workers={self.num_workers}; use at least 1"
+            raise RecipeError(msg)
+        divided = {"batch_size": self.batch_size}
+        divided |= {"num_lanes": self.num_lanes} if self.stream else {}
+        for name, value in divided.items():
+            if value % self.num_workers:
+                msg = (
+                    f"contrastive: {name}={value}: use a multiple of num_workers={self.num_workers}"
+                )
+                raise RecipeError(msg)
 
     @property
     def resources(self) -> Resources:
-        """A core per thread; a whole GPU for device=cuda unless num_gpus says otherwise."""
+        """Of each worker: a core per thread; one GPU for device=cuda, if num_gpus is null."""
         num_cpus = float(self.num_threads) if self.num_cpus is None else self.num_cpus
         default = 1.0 if self.device == "cuda" else 0.0
         num_gpus = default if self.num_gpus is None else self.num_gpus
@@ -146,6 +186,12 @@ class ContrastiveTrainer(Trainer):
                 "lower batch_size or select more"
             )
             raise SetupError(msg)
+        if self.stream and len(data.shards) < self.num_lanes:
+            msg = (
+                f"{data.name} has {len(data.shards)} shards, fewer than num_lanes="
+                f"{self.num_lanes}; use fewer lanes, or export with fewer rows a shard"
+            )
+            raise SetupError(msg)
         network_plan(self._setup(), self._config(num_samples=num_samples, seed=0))
 
     def train(
@@ -160,16 +206,21 @@ class ContrastiveTrainer(Trainer):
     ) -> Mapping[str, Any]:
         """Train, or go on from the state in ``folder``; see the class.
 
-        ``progress`` counts what this call saw, not what a state from before had seen.
+        Each of several workers calls this, with a folder of its own or the same one; the first one
+        writes. ``progress`` counts what this call saw, not what a state from before had seen.
         """
         from winnow.stages.train.on_shards import train_setup
 
         self.check(data, num_samples)
+        found = current_workers().world_size
+        if found != self.num_workers:
+            msg = f"contrastive: num_workers={self.num_workers}, but {found} were started"
+            raise SetupError(msg)
         return train_setup(
             data.shards,
             folder,
             self._config(num_samples=num_samples, seed=seed),
-            self._setup(),
+            self._setup(data.digest),
             report=lambda _: progress(self.batch_size),
             saved=saved,
         )
@@ -207,7 +258,7 @@ class ContrastiveTrainer(Trainer):
             checkpoint_samples=self.checkpoint_samples,
         )
 
-    def _setup(self) -> Setup:
+    def _setup(self, data_digest: str = "") -> Setup:
         return Setup(
             model=self.model,
             init=self.init,
@@ -218,5 +269,9 @@ class ContrastiveTrainer(Trainer):
             separation_encoder=self.separation_encoder,
             skip_unreadable=self.skip_unreadable,
             num_threads=self.num_threads,
-            cache_folder=self.cache_folder,
+            cache_folder=self.cache_folder or None,
+            stream=self.stream,
+            num_lanes=self.num_lanes,
+            buffer_samples=self.buffer_samples,
+            data_digest=data_digest,
         )

@@ -46,14 +46,15 @@ def train_contrastive(
     report: Callable[[Progress], None] = lambda progress: None,
     saved: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-    """Train ``network`` in place; return samples seen and the loss curve.
+    """Train ``network`` in place; return samples seen, the loss curve and what was skipped.
 
     ``normalize`` turns uint8 (B, H, W, 3) into the network's float input; ``data`` stands for what
     ``batches`` yields. Resumes from ``folder/training_state.pt``; ``saved`` is called after each
     time it was written. The caller removes it with ``forget_state`` when the model is written.
 
-    In a torch.distributed group every process calls this with the same arguments: each embeds its
-    rows of every batch, the loss is that of the whole batch, and the first one reports and saves.
+    In a torch.distributed group every process calls this with the same arguments, but its own
+    ``folder`` if it likes: each embeds its rows of every batch, the loss is that of the whole
+    batch, and the first one reports, saves and resumes.
 
     Fails: ShardError (not retryable) with the step where the loss is not finite; SetupError where
     the state in ``folder`` is of another configuration, network or data.
@@ -68,30 +69,47 @@ def train_contrastive(
     identity = json.dumps([config.identity(), data], sort_keys=True)
     workers = current_workers()
     workers.rows(config.batch_size)
-    step, curve = _state.resume(folder, network, optimizer, identity)
+    done = _state.resume(folder, network, optimizer, identity)
     run = _Run(network, optimizer, config, device, normalize, image_size)
-    start, first = time.monotonic(), step
-    stream = batches(step)
+    start, first = time.monotonic(), done.steps
+    stream = batches(first)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        while step < config.num_steps:
-            value = run.step(step, next(stream))
-            step += 1
+        while done.steps < config.num_steps:
+            batch = next(stream)
+            value = run.step(done.steps, batch)
+            done.steps += 1
+            done.skipped.update(batch[2].skipped if len(batch) == 3 else {})
             if not math.isfinite(value):
-                msg = f"the loss is {value} at step {step}; use a smaller learning rate"
+                msg = f"the loss is {value} at step {done.steps}; use a smaller learning rate"
                 raise ShardError(msg, stage="train contrastive", retryable=False)
-            seen = step * config.batch_size
-            curve.append(round(value, 4))
-            rate = (step - first) * config.batch_size / max(1e-9, time.monotonic() - start)
+            seen = done.steps * config.batch_size
+            done.curve.append(round(value, 4))
+            rate = (done.steps - first) * config.batch_size / max(1e-9, time.monotonic() - start)
             scale = float(network.logit_scale.detach().exp())  # type: ignore[operator]
             if not workers.is_first:
                 continue
             report(Progress(samples_seen=seen, loss=value, temperature=scale, samples_per_s=rate))
             every = config.checkpoint_samples
             if every and seen // every > (seen - config.batch_size) // every:
-                _state.save(folder, network, optimizer, identity, (step, curve))
+                _state.save(folder, network, optimizer, identity, done)
                 saved()
+    _check_finite(network, done.steps)
     network.eval()
-    return {"samples_seen": step * config.batch_size, "loss_curve": _thinned(curve)}
+    return {
+        "samples_seen": done.steps * config.batch_size,
+        "loss_curve": _thinned(done.curve),
+        "skipped": dict(done.skipped),
+    }
+
+
+def _check_finite(network: nn.Module, step: int) -> None:
+    """The loss is that before a step: only the weights tell of what the last one did."""
+    import torch
+
+    broken = [name for name, p in network.named_parameters() if not torch.isfinite(p).all()]
+    if broken:
+        msg = f"the weights ({broken[0]} ...) are not finite after step {step}; use a smaller rate"
+        raise ShardError(msg, stage="train contrastive", retryable=False)
 
 
 def forget_state(folder: Path) -> None:

@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from winnow.contracts.errors import SetupError
-from winnow.stages.train._config import Batch, Extras, Progress, TrainConfig
-from winnow.stages.train._network import Setup, network_plan
+from winnow.stages.train import _memory_source as memory
+from winnow.stages.train._config import Batches, Progress, TrainConfig
+from winnow.stages.train._network import NetworkPlan, Setup, network_plan, stream_config
+from winnow.stages.train._shard_reader import shard_sizes
+from winnow.stages.train._stream_source import StreamSource, check_has_text
 from winnow.stages.train.distributed import current_workers
-from winnow.stages.train.shards import Reading, Samples, batch_indices, load_samples, shard_paths
+from winnow.stages.train.shards import shard_paths
 
 if TYPE_CHECKING:
-    from winnow.models.caption_vectors import CaptionVectors
-    from winnow.models.tokenizer import Tokenizer
+    from torch import nn
 
 REPORT_NAME = "training.json"
-_WORK_SCALE = 1.125  # room for the random crop
-_TOKENIZED_TOGETHER = 16_384
-_UNREADABLE = ("undecodable", "too_large")
-
-Tokens = npt.NDArray[np.int32]
 
 
 def train_on_shards(
@@ -67,7 +62,8 @@ def train_setup(
 ) -> dict[str, Any]:
     """As ``train_on_shards``, with everything that can be chosen.
 
-    In a torch.distributed group every process reads the shards and the first one writes.
+    In a torch.distributed group every process reads the shards and the first one writes; of a
+    stream every process reads its own part.
     """
     import torch
 
@@ -77,37 +73,36 @@ def train_setup(
     plan = network_plan(setup, config)
     torch.set_num_threads(setup.num_threads)
     paths = shard_paths(shards)
-    samples = _samples(paths, _made(folder), setup, plan.preprocess)
-    _check(samples, config, setup)
-    wrong = _hard_negatives(samples, setup.hard_negatives)
-    network, tokenizer, merges = plan.build([*samples.texts, *(wrong or ())], seed=config.seed)
-    vectors, meanings = _meanings(samples.texts, config, setup)
-    source = _Source(
-        samples=samples,
-        tokens=_tokens(tokenizer, samples.texts),
-        negatives=None if wrong is None else _tokens(tokenizer, wrong),
-        present=None if wrong is None else np.array([bool(text) for text in wrong]),
-        meanings=vectors,
-        config=config,
-    )
+    data = (_streamed if setup.stream else _in_memory)(paths, _made(folder), config, plan)
     outcome = train_contrastive(
-        network,
-        source.batches,
+        data.network,
+        data.batches,
         config,
         normalize=Preprocess(plan.preprocess).normalize,
         image_size=plan.image_size,
         folder=folder,
-        data=json.dumps([samples.digest, plan.config, meanings.get("vectors"), plan.start]),
+        data=json.dumps([data.digest, plan.config, data.encoder.get("vectors"), plan.start]),
         report=report,
         saved=saved,
     )
-    workers = current_workers()
-    if workers.is_first:
-        save_model(folder, network, config=plan.config, preprocess=plan.preprocess, merges=merges)
-    described = {"separation_encoder": meanings} if meanings else {}
-    document = _document(config, setup, source, paths) | described | outcome
-    document["started_from"] = plan.start
-    if workers.is_first:
+    document = {
+        "model": setup.model,
+        "config": dataclasses.asdict(config),
+        "setup": setup.recorded(),
+        "data": {
+            "digest": data.digest,
+            **data.counts(outcome.pop("skipped")),
+            "shards": [Path(path).name for path in paths],
+        },
+        "ran_on": _ran_on(config),
+        **({"separation_encoder": data.encoder} if data.encoder else {}),
+        **outcome,
+        "started_from": plan.start,
+    }
+    if current_workers().is_first:
+        save_model(
+            folder, data.network, config=plan.config, preprocess=plan.preprocess, merges=data.merges
+        )
         text = json.dumps(document, indent=1) + "\n"
         (folder / REPORT_NAME).write_text(text, encoding="utf-8")
         forget_state(folder)
@@ -115,61 +110,92 @@ def train_setup(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class _Source:
-    """Batches of samples that were read; see ``batch_indices`` for their order.
+class _Data:
+    """A network and what it is trained on.
 
-    negatives, present: K texts per sample after each other, (N * K, T) and (N * K,).
+    digest: of what ``batches`` yields.  counts: what the loop skipped -> training.json's counts.
+    encoder: what training.json says of AlignCLIP's text encoder.
     """
 
-    samples: Samples
-    tokens: Tokens
-    negatives: Tokens | None
-    present: npt.NDArray[np.bool_] | None
-    meanings: CaptionVectors | None
-    config: TrainConfig
-
-    def batches(self, step: int) -> Iterator[Batch]:
-        """Yield batches from a step on."""
-        import torch
-
-        num_samples = len(self.tokens)
-        for rows in batch_indices(num_samples, self.config.batch_size, self.config.seed, step):
-            tokens = torch.from_numpy(self.tokens[rows].astype(np.int64))
-            yield self.samples.pixels[rows], tokens, self._extras(rows)
-
-    def _extras(self, rows: npt.NDArray[np.int64]) -> Extras:
-        import torch
-
-        meanings = None if self.meanings is None else torch.from_numpy(self.meanings.take(rows))
-        if self.negatives is None or self.present is None:
-            return Extras(meanings=meanings)
-        count = len(self.negatives) // len(self.tokens)
-        places = (rows[:, None] * count + np.arange(count)).ravel()
-        return Extras(
-            negatives=torch.from_numpy(self.negatives[places].astype(np.int64)),
-            has_negative=torch.from_numpy(self.present[places]),
-            meanings=meanings,
-        )
+    network: nn.Module
+    merges: list[str] | None
+    batches: Batches
+    digest: str
+    counts: Callable[[Mapping[str, int]], dict[str, Any]]
+    encoder: dict[str, Any]
 
 
-def _document(
-    config: TrainConfig, setup: Setup, source: _Source, paths: Sequence[str]
-) -> dict[str, Any]:
-    present, samples = source.present, source.samples
-    data = {
-        "digest": samples.digest,
+def _in_memory(paths: Sequence[str], folder: Path, config: TrainConfig, plan: NetworkPlan) -> _Data:
+    """Read all samples; the vocabulary is chosen for their captions."""
+    setup = plan.setup
+    samples = memory.read_all(paths, folder, setup, plan.preprocess)
+    memory.check_samples(samples, config, setup)
+    wrong = memory.hard_negatives(samples, setup.hard_negatives)
+    network, tokenizer, merges = plan.build([*samples.texts, *(wrong or ())], seed=config.seed)
+    vectors, encoder = memory.caption_meanings(samples.texts, config, setup)
+    present = None if wrong is None else np.array([bool(text) for text in wrong])
+    source = memory.MemorySource(
+        samples=samples,
+        tokens=memory.all_tokens(tokenizer, samples.texts),
+        negatives=None if wrong is None else memory.all_tokens(tokenizer, wrong),
+        present=present,
+        meanings=vectors,
+        config=config,
+    )
+    counts = {
         "num_samples": len(samples.texts),
         "num_hard_negatives": 0 if present is None else int(present.sum()),
         "skipped": samples.skipped,
-        "shards": [Path(path).name for path in paths],
     }
-    return {
-        "model": setup.model,
-        "config": dataclasses.asdict(config),
-        "setup": setup.recorded(),
-        "data": data,
-        "ran_on": _ran_on(config),
-    }
+    return _Data(
+        network=network,
+        merges=merges,
+        batches=source.batches,
+        digest=samples.digest,
+        counts=lambda skipped: counts,
+        encoder=encoder,
+    )
+
+
+def _streamed(paths: Sequence[str], folder: Path, config: TrainConfig, plan: NetworkPlan) -> _Data:
+    """Read nothing yet but the shards' sizes; the vocabulary is CLIP's, or that of ``init``."""
+    from winnow.models.contrastive import Preprocess
+
+    setup = plan.setup
+    sizes = shard_sizes(paths, num_threads=setup.num_threads)
+    num_samples = sum(sizes.values())
+    if num_samples < config.batch_size:
+        msg = (
+            f"the shards hold {num_samples} samples, fewer than a batch of {config.batch_size}; "
+            "lower the batch size"
+        )
+        raise SetupError(msg)
+    if setup.hard_negatives is not None:
+        check_has_text(paths, setup.hard_negatives)
+    network, tokenizer, merges = plan.build((), seed=config.seed)
+    source = StreamSource(
+        sizes,
+        Preprocess(memory.working_preprocess(plan.preprocess)).pixels,
+        tokenizer,
+        stream_config(setup, config),
+        skip_unreadable=setup.skip_unreadable,
+    )
+
+    def counts(skipped: Mapping[str, int]) -> dict[str, Any]:
+        return {
+            "num_samples": num_samples - sum(skipped.values()),
+            "num_hard_negatives": 0 if setup.hard_negatives is None else None,
+            "skipped": dict(sorted(skipped.items())),
+        }
+
+    return _Data(
+        network=network,
+        merges=merges,
+        batches=source.batches,
+        digest=source.digest(setup.data_digest),
+        counts=counts,
+        encoder={},
+    )
 
 
 def _made(folder: Path) -> Path:
@@ -179,87 +205,6 @@ def _made(folder: Path) -> Path:
         msg = f"{folder} cannot be written: {error}"
         raise SetupError(msg) from error
     return folder
-
-
-def _samples(
-    paths: Sequence[str], folder: Path, setup: Setup, preprocess: dict[str, Any]
-) -> Samples:
-    from winnow.models.contrastive import Preprocess
-    from winnow.stages.train._sample_cache import SampleCache, cached_samples
-
-    work = tuple(round(side * _WORK_SCALE) for side in preprocess["size"])
-    changed = {**preprocess, "size": work}
-    resize = Preprocess(changed).pixels
-    columns = () if setup.hard_negatives is None else (setup.hard_negatives,)
-    if setup.cache_folder is None:
-        return load_samples(
-            paths,
-            resize,
-            scratch=folder,
-            captions=setup.captions,
-            columns=columns,
-            num_threads=setup.num_threads,
-        )
-    reading = Reading(captions=setup.captions, columns=columns, num_threads=setup.num_threads)
-    where = Path(setup.cache_folder).expanduser()
-    cache = SampleCache(folder=where, resized=json.dumps(changed, sort_keys=True))
-    return cached_samples(cache, paths, resize, reading)
-
-
-def _check(samples: Samples, config: TrainConfig, setup: Setup) -> None:
-    unreadable = {why: n for why, n in samples.skipped.items() if why in _UNREADABLE}
-    if unreadable and not setup.skip_unreadable:
-        found = ", ".join(f"{n} {why}" for why, n in unreadable.items())
-        msg = (
-            f"the shards hold pictures that cannot be read: {found}; filter them out and export "
-            "again, or set skip_unreadable: true to leave them out"
-        )
-        raise SetupError(msg)
-    if len(samples.texts) < config.batch_size:
-        msg = (
-            f"the shards hold {len(samples.texts)} usable samples (left out: {samples.skipped}), "
-            f"fewer than a batch of {config.batch_size}; lower the batch size"
-        )
-        raise SetupError(msg)
-
-
-def _hard_negatives(samples: Samples, column: str | None) -> list[str] | None:
-    """Return K texts per sample after each other, "" for none; None where none are asked for."""
-    if column is None:
-        return None
-    rows: list[list[str]] = []
-    for key, value in zip(samples.keys, samples.columns[column], strict=True):
-        texts = [] if value is None else [value] if isinstance(value, str) else value
-        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            msg = f"hard_negatives: {column} of sample {key} is no text and no list of texts"
-            raise SetupError(msg)
-        rows.append([text.strip() for text in texts if text.strip()])
-    count = max(map(len, rows))
-    if not count:
-        msg = f"hard_negatives: no sample has a text in the column {column} of its .json member"
-        raise SetupError(msg)
-    return [text for texts in rows for text in [*texts, *[""] * (count - len(texts))]]
-
-
-def _meanings(
-    texts: Sequence[str], config: TrainConfig, setup: Setup
-) -> tuple[CaptionVectors | None, dict[str, Any]]:
-    if not config.separation_weight:
-        return None, {}
-    from winnow.models.caption_vectors import caption_vectors, describe
-
-    described = describe(setup.separation_encoder)
-    vectors = caption_vectors(texts, setup.separation_encoder, device=config.device)
-    content = hashlib.blake2b(vectors.vectors.tobytes(), digest_size=16).hexdigest()
-    return vectors, {**described, "vectors": content}
-
-
-def _tokens(tokenizer: Tokenizer, texts: Sequence[str]) -> Tokens:
-    parts = []
-    for start in range(0, len(texts), _TOKENIZED_TOGETHER):
-        chunk = tokenizer(texts[start : start + _TOKENIZED_TOGETHER])
-        parts.append(chunk.numpy().astype(np.int32))
-    return np.concatenate(parts)
 
 
 def _ran_on(config: TrainConfig) -> dict[str, str]:

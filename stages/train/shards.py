@@ -172,7 +172,7 @@ class Reading:
             return small_picture(sample, self.captions, resize)
 
         with ThreadPoolExecutor(self.num_threads, "decode") as pool:
-            for chunk in _chunks(_samples(paths, self.wanted)):
+            for chunk in _chunks(read_samples(paths, self.wanted)):
                 _check_room(folder)
                 for sample, pixels in zip(chunk, pool.map(small, chunk), strict=True):
                     if isinstance(pixels, str):
@@ -183,7 +183,7 @@ class Reading:
                     parts = [
                         sample[KEY].encode("utf-8", "surrogateescape"),
                         caption,
-                        _image(sample),
+                        image_member(sample),
                     ]
                     parts += [json.dumps(v, sort_keys=True).encode() for v in values]
                     for part in parts:
@@ -228,7 +228,11 @@ def batch_indices(
         step += 1
 
 
-def _samples(paths: Sequence[str], wanted: Callable[[str], bool]) -> Iterator[Sample]:
+def read_samples(paths: Sequence[str], wanted: Callable[[str], bool]) -> Iterator[Sample]:
+    """Yield the samples of all shards in order, with the members whose extension is wanted.
+
+    Fails: SetupError for a shard that cannot be read.
+    """
     for path in paths:
         try:
             yield from read_shard(path, wanted)
@@ -262,7 +266,8 @@ def _chunks(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
         yield chunk
 
 
-def _image(sample: Mapping[str, Any]) -> bytes:
+def image_member(sample: Mapping[str, Any]) -> bytes:
+    """Return the encoded picture of a sample, b"" where it has none."""
     return next((sample[name] for name in IMAGE_MEMBERS if name in sample), b"")
 
 
@@ -273,7 +278,7 @@ def small_picture(
     caption = sample.get(captions)
     if not isinstance(caption, bytes) or not caption.strip():
         return "no caption"
-    data = _image(sample)
+    data = image_member(sample)
     if not data:
         return "no image"
     decoded = decode_image(data, MediaCaps())

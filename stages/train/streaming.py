@@ -69,7 +69,7 @@ class StreamBatch:
 
     pixels: uint8 (B, H, W, 3).  texts: B captions.  columns: name -> B values, None where a sample
     has none.  tokens: int64 (B, T), where the stream was given a tokenizer.  skipped: samples that
-    could not be used, by reason, and were replaced.
+    could not be used, by reason, and were replaced; each is counted in the first epoch only.
     """
 
     pixels: Pixels
@@ -138,7 +138,7 @@ class ShardStream:
         each = config.num_lanes // world_size
         self._lanes = range(rank * each, (rank + 1) * each)
         self.skipped: Counter[str] = Counter()
-        """What was replaced so far, by reason."""
+        """What could not be used so far, by reason; each sample is counted once."""
 
     def batches(self, step: int) -> Iterator[StreamBatch]:
         """Yield this worker's part of the batches from ``step`` on, for ever."""
@@ -154,38 +154,54 @@ class ShardStream:
             pool = ThreadPoolExecutor(self.config.num_threads, "decode")
             stack.callback(pool.shutdown, wait=True, cancel_futures=True)
             sources = [stack.enter_context(ahead(self._slots(n, step))) for n in numbers]
+            lengths = [self._lane(n).length(epoch=0) for n in numbers]
+            first = step * self._rows
             pending: deque[list[list[Future[_Part]]]] = deque()
             while True:
                 while len(pending) <= _BATCHES_AHEAD:
-                    pending.append([self._submit(pool, next(source)) for source in sources])
+                    pending.append(
+                        [
+                            self._submit(pool, next(source), length - first)
+                            for source, length in zip(sources, lengths, strict=True)
+                        ]
+                    )
+                    first += self._rows
                 yield self._joined([_complete([f.result() for f in p]) for p in pending.popleft()])
 
     def _slots(self, number: int, step: int) -> Iterator[list[Slot]]:
         """Yield a lane's part of each batch from ``step`` on, still encoded."""
+        reading = Reading(captions=self.config.captions, columns=self.config.columns)
+        lane = LaneReader(self._paths, self._lane(number), reading.wanted)
+        slots = lane.slots(step * self._rows)
+        while True:
+            yield list(islice(slots, self._rows))
+
+    @property
+    def _rows(self) -> int:
+        """A lane's rows of a batch."""
+        return self.config.batch_size // self.config.num_lanes
+
+    def _lane(self, number: int) -> Lane:
         config = self.config
-        lane = Lane(
+        return Lane(
             sizes=self._sizes,
             seed=config.seed,
             number=number,
             num_lanes=config.num_lanes,
             waiting=max(1, config.buffer_samples // config.num_lanes),
         )
-        reading = Reading(captions=config.captions, columns=config.columns)
-        rows = config.batch_size // config.num_lanes
-        slots = LaneReader(self._paths, lane, reading.wanted).slots(step * rows)
-        while True:
-            yield list(islice(slots, rows))
 
-    def _submit(self, pool: ThreadPoolExecutor, part: list[Slot]) -> list[Future[_Part]]:
+    def _submit(self, pool: ThreadPoolExecutor, part: list[Slot], new: int) -> list[Future[_Part]]:
+        """Decode a part in pieces; its first ``new`` samples are of the first epoch."""
         return [
-            pool.submit(self._decode, part[i : i + _DECODED_TOGETHER])
+            pool.submit(self._decode, part[i : i + _DECODED_TOGETHER], new - i)
             for i in range(0, len(part), _DECODED_TOGETHER)
         ]
 
-    def _decode(self, slots: list[Slot]) -> _Part:
+    def _decode(self, slots: list[Slot], new: int) -> _Part:
         rows: list[Row | None] = []
         skipped: Counter[str] = Counter()
-        for slot in slots:
+        for index, slot in enumerate(slots):
             row: Row | None = None
             for place, sample in enumerate(slot):
                 pixels = self._picture(sample)
@@ -194,7 +210,7 @@ class ShardStream:
                     tokens = None if self._tokenize is None else self._tokenize([text])[0]
                     row = Row(pixels, text, json_values(sample, self.config.columns), tokens)
                     break
-                if place == 0:  # a spare is counted when its own turn comes
+                if place == 0 and index < new:  # a spare is counted when its own turn comes
                     skipped[pixels] += 1
             rows.append(row)
         return rows, skipped

@@ -49,8 +49,9 @@ STUDY: dict[str, Any] = {
 def write_study(folder: Path, **changes: Any) -> Path:
     """Write pictures, recipes and the study; return the study's path."""
     folder.mkdir(parents=True, exist_ok=True)
-    for part, count, noisy in (("pool", 48, True), ("validation", 16, False), ("test", 16, False)):
-        _pictures(folder / part, count, noisy, seed=len(part))
+    parts = (("pool", 48, True), ("validation", 16, False), ("test", 16, False))
+    for seed, (part, count, noisy) in enumerate(parts):
+        _pictures(folder / part, count, noisy, seed)
         recipe = {**RECIPE, "source": {"use": "folder", "path": str(folder / part)}}
         (folder / f"{part}.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
     path = folder / "study.yaml"

@@ -214,7 +214,8 @@ def test_no_peak_without_the_whole_pool_or_an_inside() -> None:
     assert (short.chosen, short.found) == (None, False)
 
 
-def test_slices_are_corrected_apart() -> None:
+def test_slices_have_differences_and_no_verdict() -> None:
+    """Which items a slice holds is not stored, so their part of the spread is not known."""
     slices = {"language=de": -0.3, "language=en": 0.0}
     plans = [
         Plan(arm="curated", truth={METRIC: 0.5}, num_rows=50, slices=slices),
@@ -230,12 +231,58 @@ def test_slices_are_corrected_apart() -> None:
     ]
     rows = simulate(plans, num_items=300, item_spread=0.02)
     analysis = _analyse(rows)
-    assert {c.pair.slice: c.verdict for c in analysis.slices} == {
-        "language=de": "worse",
-        "language=en": "no difference shown",
-    }
+    found = {c.pair.slice: c for c in analysis.slices}
+    assert found.keys() == slices.keys()
+    for contrast in found.values():
+        assert (contrast.verdict, contrast.low, contrast.high) == ("described", None, None)
+    gap = found["language=de"].estimate.difference - found["language=en"].estimate.difference
+    assert gap == pytest.approx(-0.3)
     assert {c.pair.slice for c in analysis.contrasts} == {""}
-    assert all(c.share == 0.5 for c in analysis.slices)
+
+
+def test_other_models_are_compared_on_the_same_rows_only() -> None:
+    plans = [Plan(arm=name, truth={METRIC: 0.5}) for name in ("curated", "siglip", "raw")]
+    about = {"curated": ("c", "clip"), "siglip": ("c", "siglip"), "raw": ("", "clip")}
+    rows = [
+        replace(row, selection=about[row.arm][0], trainer=about[row.arm][1])
+        for row in simulate(plans, num_items=30)
+    ]
+    control = simulate(
+        [Plan(arm="r", truth={METRIC: 0.5}, kind="random", control_of="curated", num_rows=1000)],
+        num_items=30,
+    )
+    rows += [replace(row, trainer="clip") for row in control]
+    found = {(c.pair.arm, c.pair.other, c.pair.role) for c in _analyse(rows).contrasts}
+    assert found == {
+        ("curated", "r", "primary"),
+        ("curated", "raw", "raw"),
+        ("siglip", "curated", "model"),
+    }
+
+
+def test_running_a_part_makes_no_contrast_milder() -> None:
+    """What was planned and not trained counts in the correction as if it had shown nothing."""
+    names = [f"a{i}" for i in range(6)]
+    plans = [Plan(arm=n, truth={METRIC: 0.5}, num_rows=100 + i) for i, n in enumerate(names)]
+    plans += [
+        Plan(arm=f"r{i}", truth={METRIC: 0.45}, kind="random", control_of=n, num_rows=100 + i)
+        for i, n in enumerate(names)
+    ]
+    whole = simulate(plans, num_items=100)
+    empty = {"metrics": whole[0].metrics.slice(0, 0), "items": whole[0].items.slice(0, 0)}
+    part = [
+        row if row.arm in ("a0", "r0") else replace(row, status="missing", num_rows=0, **empty)
+        for row in whole
+    ]
+    alone = [row for row in whole if row.arm in ("a0", "r0")]
+    p = {
+        name: next(
+            c.p_corrected for c in _analyse(rows).contrasts if (c.pair.arm, c.pair.other) == pair
+        )
+        for pair in [("a0", "r0")]
+        for name, rows in (("part", part), ("alone", alone), ("whole", whole))
+    }
+    assert p["part"] >= p["whole"] > p["alone"]
 
 
 def test_a_whole_ablation_without_any_difference_says_so() -> None:

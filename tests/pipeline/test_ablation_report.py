@@ -128,7 +128,9 @@ def test_contrasts_never_say_more_than_their_interval(folder: Path) -> None:
     assert found.schema.equals(CONTRASTS_FILE)
     rows = found.to_pylist()
     assert {r["family"] for r in rows} == {"table", "slices"}
-    for row in rows:
+    slices = [r for r in rows if r["family"] == "slices"]
+    assert {(r["verdict"], r["low"], r["high"]) for r in slices} == {("described", None, None)}
+    for row in (r for r in rows if r["family"] == "table"):
         excludes = row["low"] >= 0 or row["high"] <= 0
         assert excludes == (row["verdict"] in ("better", "worse")) == (row["p_corrected"] <= 0.05)
         assert row["exploratory"] == (row["num_seeds"] < 5)

@@ -63,12 +63,14 @@ def test_filters_of_arms(tmp_path: Path) -> None:
     study = _study(tmp_path)
     recipes = Recipes(study)
     raw, curated, oracle = (recipes.arm(a) for a in study.arms)
-    assert _names(raw) == ["decodable"]
+    assert _names(raw) == ["usable_caption", "decodable"]
     # Near-duplicates are covered last, whatever the study added.
-    assert _names(curated) == ["decodable", "language_is", "top", "drop_near_duplicates"]
-    assert _names(oracle) == ["decodable", "clean"]
+    assert _names(curated) == [
+        "usable_caption", "decodable", "language_is", "top", "drop_near_duplicates",
+    ]  # fmt: skip
+    assert _names(oracle) == ["usable_caption", "decodable", "clean"]
     control = recipes.random(study.arms[1], 12, 3)
-    assert _names(control) == ["decodable", "random_rows"]
+    assert _names(control) == ["usable_caption", "decodable", "random_rows"]
     for recipe in (raw, curated, oracle, control):
         make_plan(recipe)
 
@@ -149,7 +151,8 @@ def test_a_fold_trains_on_all_other_folds(tmp_path: Path) -> None:
         scorers={"noisy": {"column": "noisy_score", "folds": 2, "keep": ["language_is"]}},
     )
     recipe = Recipes(study).fold("noisy", study.settings.scorers["noisy"], 1)
-    assert _names(recipe) == ["decodable", "language_is", "not_fold_1"]
+    assert _names(recipe) == ["usable_caption", "decodable", "language_is", "not_fold_1"]
+    assert recipe.filters[-1].on_null == "drop"
     assert str(recipe.filters[-1].rule) == "fold != '1'"
     make_plan(recipe)
 

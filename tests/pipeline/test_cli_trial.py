@@ -58,8 +58,8 @@ def test_plan_tells_everything_and_does_nothing(tmp_path: Path) -> None:
     assert outcome.exit_code == 0
     assert not (tmp_path / "w").exists()
     lines = outcome.output.splitlines()
-    assert "arm raw: decodable" in lines
-    assert "arm curated: decodable, calm; and as many random rows" in lines
+    assert "arm raw: usable_caption, decodable" in lines
+    assert "arm curated: usable_caption, decodable, calm; and as many random rows" in lines
     assert "at most 6 trials: seeds 0, 1; 128 samples each; 768 samples in all" in lines
     assert any(
         line == "primary contrast: curated against as many random rows, by retrieval.mean_recall@1"

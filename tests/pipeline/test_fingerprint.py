@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from winnow.contracts.media import MediaCaps
-from winnow.contracts.parameters import effort, result
+from winnow.contracts.parameters import effort, later, result, result_parameters
 from winnow.contracts.stage import GlobalStage, Stage
 from winnow.pipeline.fingerprint import digest, source_key, stage_fingerprint
 from winnow.pipeline.plan import make_plan
@@ -84,6 +84,20 @@ def test_a_fingerprint_changes_with_what_can_change_the_output(other: Any) -> No
 @pytest.mark.parametrize("other", [Model(timeout_s=9.0), Model(workers=64)])
 def test_a_fingerprint_does_not_change_with_effort(other: Any) -> None:
     assert of(other) == of()
+
+
+def test_a_parameter_that_came_later_counts_only_away_from_its_default() -> None:
+    @dataclass(frozen=True, kw_only=True, slots=True)
+    class Grown(Model):
+        mode: str = later("old")
+
+    def fingerprint(stage: Stage) -> str:
+        return stage_fingerprint(stage, ["source"], CAPS)
+
+    old, new = Grown(), Grown(mode="new")
+    assert result_parameters(old) == result_parameters(Model())
+    assert result_parameters(new) == {**result_parameters(Model()), "mode": "new"}
+    assert fingerprint(old) == fingerprint(Model()) != fingerprint(new)
 
 
 def test_a_fingerprint_changes_with_name_and_version(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,7 +95,9 @@ def test_datacomp_small_plans_on_a_table_like_datacomps(
     monkeypatch.chdir(tmp_path)
     study = load_study(RECIPES / "datacomp-small.yaml")
     lines = list(study_lines(study))
-    assert "arm l14:0.3: decodable, top; and as many random rows" in lines
+    assert (
+        "arm l14:0.3: usable_caption, usable_payload, decodable, top; and as many random rows"
+    ) in lines
     assert study.settings.samples_seen == 12_800_000
     trainer: Any = study.trainer
     assert (trainer.model, trainer.batch_size, trainer.learning_rate) == ("ViT-B-32", 4096, 5e-4)

@@ -17,11 +17,11 @@ from winnow.pipeline.ablation import run_study
 from winnow.pipeline.run import RunOptions
 from winnow.pipeline.storage import Storage
 from winnow.pipeline.study import load_study
-from winnow.pipeline.trial import TRAINED, exported, load_measured
+from winnow.pipeline.trial import TRAINED, TrialSpec, exported, load_measured
 from winnow.pipeline.trial_unit import TrialUnit
 from winnow.pipeline.units import WorkerContext
 
-from .studies import write_study
+from .studies import STUDY, write_study
 
 SAMPLES = "samples_seen=1536"
 
@@ -129,3 +129,49 @@ def test_an_exports_digest_is_that_of_its_tars(tmp_path: Path) -> None:
     text = json.dumps(sums, separators=(",", ":")).encode()
     assert data.digest == hashlib.blake2b(text, digest_size=16).hexdigest()
     assert data == exported(Storage(str(tmp_path / "w")), data.folder, "raw")
+
+
+def _unit(folder: Path, **changes: object) -> tuple[TrialUnit, Path]:
+    study = load_study(write_study(folder, **changes))
+    options = RunOptions(workspace=str(folder / "w"), executor="inprocess")
+    outcome = run_study(study, options, arms=["raw"], seeds=[0], train=False)
+    assert outcome.trials == []
+    prepared = outcome.prepared
+    spec = TrialSpec(trainer=study.trainer, train=prepared.arms["raw"], num_samples=128, seed=0)
+    storage = Storage(str(folder / "w"))
+    unit = TrialUnit(storage=storage, spec=spec, evaluations=study.evaluations, sets=prepared.sets)
+    return unit, folder / "w" / spec.folder
+
+
+def test_a_state_that_cannot_be_used_costs_the_time_and_not_the_trial(tmp_path: Path) -> None:
+    unit, folder = _unit(tmp_path)
+    (folder / "state").mkdir(parents=True)
+    (folder / "state" / "training_state.pt").write_bytes(b"PK torn")
+    unit.run(WorkerContext(WorkerOptions(), tmp_path))
+    assert unit.is_done()
+    assert not (folder / "state").exists()
+
+
+def test_what_is_measured_is_the_checkpoint_that_is_there(tmp_path: Path) -> None:
+    """An attempt that died between two files leaves some of its own: first writer wins."""
+    unit, folder = _unit(tmp_path)
+    other, _ = _unit(tmp_path, trial={**STUDY["trial"], "learning_rate": 0.0001})
+    other.run(WorkerContext(WorkerOptions(), tmp_path))
+    foreign = (tmp_path / "w" / other.spec.checkpoint / "model.safetensors").read_bytes()
+    (folder / "checkpoint").mkdir(parents=True)
+    (folder / "checkpoint" / "model.safetensors").write_bytes(foreign)
+    unit.run(WorkerContext(WorkerOptions(), tmp_path))
+    assert (folder / "checkpoint" / "model.safetensors").read_bytes() == foreign
+    test = unit.sets[1]
+    found = load_measured(unit.storage, unit.spec, unit.evaluations, test)
+    expected = load_measured(other.storage, other.spec, other.evaluations, test)
+    assert found[0].equals(expected[0])
+
+
+def test_a_state_left_behind_goes_when_the_trial_is_looked_at(tmp_path: Path) -> None:
+    unit, folder = _unit(tmp_path)
+    unit.run(WorkerContext(WorkerOptions(), tmp_path))
+    (folder / "state").mkdir()
+    (folder / "state" / "training_state.pt").write_bytes(b"x")
+    unit.run(WorkerContext(WorkerOptions(), tmp_path))
+    assert not (folder / "state").exists()

@@ -237,6 +237,19 @@ def test_a_loss_that_is_not_finite_stops_with_its_step(
     assert not caught.value.retryable
 
 
+def test_weights_that_the_last_step_breaks_are_no_model(
+    shards: Path, model: str, tmp_path: Path
+) -> None:
+    """The loss is that before a step, so it does not tell."""
+    config = TrainConfig(num_samples=16, batch_size=16, device="cpu")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("winnow.stages.train.loop._rate", lambda step, config: math.inf)
+        with pytest.raises(ShardError, match="are not finite after step 1") as caught:
+            train_on_shards([str(shards)], tmp_path, config, model=model, num_threads=1)
+    assert not caught.value.retryable
+    assert not (tmp_path / "training.json").exists()
+
+
 def _draw(seed: int, count: int) -> torch.Tensor:
     return torch.rand(4, count, generator=torch.Generator().manual_seed(seed))
 

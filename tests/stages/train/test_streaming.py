@@ -194,6 +194,8 @@ def test_what_cannot_be_used_is_replaced_and_counted(tmp_path: Path) -> None:
     assert max(seen.values()) <= 2
     # Batches are decoded ahead, but counted when they are given out.
     assert stream.skipped == {"undecodable": 1, "no image": 1, "no caption": 2}
+    list(islice(stream.batches(5), 10))  # their next turns are not counted again
+    assert stream.skipped == {"undecodable": 1, "no image": 1, "no caption": 2}
 
 
 def test_a_cut_shard_costs_its_own_samples(tmp_path: Path) -> None:
@@ -321,11 +323,14 @@ def test_the_loop_gets_tokens_and_hard_negatives(equal: dict[str, int], tmp_path
         settings = config(num_lanes=2, num_processes=processes)
         source = StreamSource(equal, tiny, tokenizer, settings)
         expected = take(equal, 3, 1, num_lanes=2)
-        for (pixels, tokens), batch in zip(islice(source.batches(1), 3), expected, strict=True):
+        found = islice(source.batches(1), 3)
+        for (pixels, tokens, extras), batch in zip(found, expected, strict=True):
+            assert extras.negatives is None
             assert np.array_equal(pixels, batch.pixels)
             assert tokens.tolist() == tokenizer(batch.texts).tolist()
     other = StreamSource(equal, tiny, tokenizer, config(num_lanes=4))
-    assert other.digest != source.digest
+    digests = {other.digest(), source.digest(), source.digest("content")}
+    assert len(digests) == 3
 
     wrong = [None, "a text", ["first", "second"], [], " "]
     samples = {
