@@ -124,6 +124,8 @@ class _Run:
             if name in self.study.settings.evaluation
         )
         check_sets(self.storage, self.study, sets)
+        manifests = [self.storage.url(f"{s.folder}/manifest.parquet") for s in sets]
+        self.recipes = Recipes(self.study, manifests=manifests)
         pool_rows = self._annotate()
         if pool_rows >= AUTO_RAY_ROWS and self.options.executor == "auto":
             self._hold_ray()
@@ -282,7 +284,7 @@ class _Run:
             key, error = next(iter(failed.items()))
             msg = f"{names[key]} failed: {error}"
             raise ShardError(msg, retryable=False)
-        self.recipes = Recipes(self.study, folders)
+        self.recipes = Recipes(self.study, folders, self.recipes.manifests)
 
     def _entry(
         self, arm: ArmEntry, kind: str, data: Exported, budget: int, seed: int

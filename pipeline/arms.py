@@ -24,10 +24,19 @@ ROWS_PER_FILE = 1000
 
 
 class Recipes:
-    """Composes a study's recipes. ``models``: scorer -> the model folders of its folds."""
+    """Composes a study's recipes.
 
-    def __init__(self, study: Study, models: Mapping[str, Sequence[str]] | None = None) -> None:
-        self.study, self.models = study, models or {}
+    models: scorer -> the model folders of its folds. manifests: those of the evaluation sets, for a
+    study that keeps look-alikes of them out of its pool.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        models: Mapping[str, Sequence[str]] | None = None,
+        manifests: Sequence[str] = (),
+    ) -> None:
+        self.study, self.models, self.manifests = study, models or {}, manifests
 
     def arm(self, arm: ArmEntry) -> Recipe:
         """Return the recipe of an arm."""
@@ -80,7 +89,13 @@ class Recipes:
         _add_stages(data, study.settings.stages)
         for key, folders in self.models.items():
             _add_stages(data, {f"{key}_scores": _scorer_stage(study, key, folders)})
-        _set_filters(data, [study.settings.pool, rows])
+        pool = study.settings.pool
+        if study.settings.apart is not None and self.manifests:
+            stage = {**study.settings.apart, "evaluation": list(self.manifests)}
+            _add_stages(data, {"near_evaluation": stage})
+            rule = {"use": "not_near_evaluation", "on_null": "keep"}
+            pool = pool.model_copy(update={"add": {**pool.add, "apart": rule}})
+        _set_filters(data, [pool, rows])
         _require_usable(data, study.settings.export)
         return self._parsed(data, name, trainer.columns, study.settings.export)
 

@@ -51,6 +51,10 @@ class Storage:
         """Return the full path of a name within the storage."""
         return f"{self._base}/{name}" if name else self._base
 
+    def url(self, name: str) -> str:
+        """Return what another reader opens a name by: a path, or an fsspec URL."""
+        return self.path(name) if self.is_local else f"{self.root.rstrip('/')}/{name}"
+
     def exists(self, name: str) -> bool:
         """Whether a committed file is there."""
         return (

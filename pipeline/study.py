@@ -110,6 +110,11 @@ class Settings(pydantic.BaseModel):
         default={}, description="Changes of the recipe's webdataset export, such as payload."
     )
     pool: Pool = Pool()
+    apart: dict[str, Any] | None = pydantic.Field(
+        default=None,
+        description="Take rows out of the pool, for all arms, whose pictures resemble one of an "
+        "evaluation set: parameters of near_evaluation, {} for its defaults.",
+    )
     evaluation: dict[Literal["validation", "test"], Rows]
     trial: dict[str, Any]
     evaluate: dict[str, dict[str, Any] | None] = pydantic.Field(min_length=1)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
+import yaml
 from PIL import Image
 
 from winnow.contracts.errors import RunError
@@ -13,7 +16,7 @@ from winnow.pipeline.ablation import run_study
 from winnow.pipeline.run import RunOptions
 from winnow.pipeline.study import load_study
 
-from .studies import write_study
+from .studies import RECIPE, write_study
 
 SPLIT = {"use": "split", "near_duplicates": False, "parts": {"train": 0.6, "test": 0.4}}
 
@@ -145,3 +148,25 @@ def test_rows_without_a_caption_are_in_no_arm(tmp_path: Path) -> None:
         seeds=[0],
     )
     assert outcome.prepared.pool_rows == outcome.prepared.arms["raw"].num_rows == 42
+
+
+def test_look_alikes_of_evaluation_pictures_leave_the_pool_for_all_arms(tmp_path: Path) -> None:
+    """A darker copy of a test picture: other bytes, the same picture."""
+    recipe = {**RECIPE, "stages": {**RECIPE["stages"], "perceptual_hash": {}}}
+    study = write_study(tmp_path, apart={"min_detail": 0.0, "thumbnail_distance": 4.0})
+    for part in ("pool", "validation", "test"):
+        source = {"use": "folder", "path": str(tmp_path / part)}
+        (tmp_path / f"{part}.yaml").write_text(yaml.safe_dump({**recipe, "source": source}))
+    chance = np.random.default_rng(5)
+    rough = Image.fromarray(chance.integers(0, 255, (9, 9, 3), np.uint8)).resize((72, 72))
+    rough.save(tmp_path / "test" / "rough.png")
+    (tmp_path / "test" / "rough.txt").write_text("a rough picture")
+    rough.point(lambda v: int(v * 0.97)).save(tmp_path / "pool" / "copy.png")
+    (tmp_path / "pool" / "copy.txt").write_text("a copy of it")
+    options = RunOptions(workspace=str(tmp_path / "w"), executor="inprocess")
+    outcome = run_study(load_study(study), options, arms=["raw"], seeds=[0], train=False)
+    folder = tmp_path / "w" / outcome.prepared.arms["raw"].folder
+    kept = pq.read_table(folder / "manifest.parquet", columns=["path", "near_evaluation"])
+    assert "copy.png" not in kept["path"].to_pylist()
+    assert set(kept["near_evaluation"].to_pylist()) == {False}
+    assert 0 < len(kept) < 49
