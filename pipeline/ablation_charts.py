@@ -58,7 +58,13 @@ def _verdict(analysis: Analysis) -> Figure | None:
         c
         for c in analysis.contrasts
         if c.pair.role == "primary"
-        or (c.pair.role == "control" and c.pair.arm in off_curve and c.pair.other)
+        # An arm of which nothing was trained yet is in the table, and needs no empty line here.
+        or (
+            c.pair.role == "control"
+            and c.pair.arm in off_curve
+            and c.pair.other
+            and c.estimate.num_seeds
+        )
     ]
     keys = dict.fromkeys((c.pair.role, c.pair.arm, c.pair.budget) for c in shown)
     rows = sorted(keys, key=lambda key: key[0] != "primary")

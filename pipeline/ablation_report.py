@@ -174,7 +174,7 @@ def _text(analysis: Analysis) -> Iterator[str]:
     failures = list(words.failure_lines(analysis))
     if failures:
         yield ""
-        yield f"trials without a result: {len(failures)}"
+        yield "trials without a result:"
         yield from (f"  {line}" for line in failures)
 
 

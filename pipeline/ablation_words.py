@@ -209,12 +209,16 @@ def curve_label(analysis: Analysis, curve: Curve) -> str:
 
 
 def failure_lines(analysis: Analysis) -> Iterator[str]:
-    """Yield a line per trial that failed and one per trial without a result."""
+    """Yield a line per trial that failed, and one per arm and budget with trials not done yet."""
     for arm, budget, seed, error in analysis.results.failures():
         why = plain(error, LONGEST) or "no reason given"
         yield f"{plain(arm, 80)}, {budget}x, seed {seed}: failed: {why}"
+    open_: dict[tuple[str, int], list[int]] = {}
     for arm, budget, seed in analysis.results.missing(analysis.design.seeds):
-        yield f"{plain(arm, 80)}, {budget}x, seed {seed}: no result"
+        open_.setdefault((arm, budget), []).append(seed)
+    for (arm, budget), seeds in open_.items():
+        named = "seed" if len(seeds) == 1 else "seeds"
+        yield f"{plain(arm, 80)}, {budget}x, {named} {', '.join(map(str, seeds))}: no result"
 
 
 def spread(values: Sequence[float]) -> float | None:
