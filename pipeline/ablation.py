@@ -5,30 +5,30 @@ Every step is cached under what decides it, so the same command again does only 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from winnow.contracts.errors import SetupError, ShardError
 from winnow.contracts.stage import WorkerOptions
 from winnow.contracts.trial import Dataset
-from winnow.pipeline.arms import EXPORT, Recipes, shared_columns
+from winnow.pipeline.arms import EXPORT, Recipes
 from winnow.pipeline.executor import Drive, Executor, Failure
 from winnow.pipeline.executor_group import GroupExecutor
-from winnow.pipeline.executor_inprocess import InProcessExecutor
-from winnow.pipeline.plan import make_plan
+from winnow.pipeline.placement import AUTO_RAY_ROWS, in_process, on_ray
 from winnow.pipeline.progress import Progress
 from winnow.pipeline.recipe import Recipe
-from winnow.pipeline.run import AUTO_RAY_ROWS, RunOptions, run_recipe
+from winnow.pipeline.run import RunOptions, run_recipe
 from winnow.pipeline.storage import Storage
 from winnow.pipeline.study import ArmEntry, Study
 from winnow.pipeline.study_checks import check_apart, check_described, check_sets, means
+from winnow.pipeline.study_plan import choose_arms, plan_study
 from winnow.pipeline.trial import Exported, TrialSpec, exported
 from winnow.pipeline.trial_unit import TrialUnit
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from winnow.pipeline.executor_ray import RayExecutor
 
 SETS = ("validation", "test")
 TRIAL_DEADLINE_S = 7 * 24 * 3600.0
@@ -58,7 +58,7 @@ class Prepared:
     arms: dict[str, Exported]
     randoms: dict[tuple[str, int], Exported]
     pool_rows: int
-    warnings: list[str] = field(default_factory=list)
+    warnings: tuple[str, ...] = ()
     described: dict[str, dict[str, float | None]] = field(default_factory=dict)
 
 
@@ -90,12 +90,10 @@ def run_study(
     scorer cannot be made.
     """
     with ExitStack() as stack:
-        run = _Run(study, options, progress or Progress(), stack)
-        run.may_train = train
-        prepared = run.prepare(arms, seeds or study.settings.seeds, controls)
-        trials = run.grid(
-            prepared, seeds or study.settings.seeds, budgets or study.settings.budgets
-        )
+        run = _Run(study, options, progress or Progress(), stack, may_train=train)
+        seeds, budgets = seeds or study.settings.seeds, budgets or study.settings.budgets
+        prepared = run.prepare(arms, seeds, controls)
+        trials = run.grid(prepared, seeds, budgets)
         if not train:
             trials = [t for t in trials if run.is_done(t, prepared.sets)]
         names = {t.spec.fingerprint(): t.name for t in trials}
@@ -105,19 +103,24 @@ def run_study(
 
 class _Run:
     def __init__(
-        self, study: Study, options: RunOptions, progress: Progress, stack: ExitStack
+        self,
+        study: Study,
+        options: RunOptions,
+        progress: Progress,
+        stack: ExitStack,
+        *,
+        may_train: bool,
     ) -> None:
         self.study, self.options, self.progress = study, options, progress
         self.storage = Storage(options.workspace)
         self.recipes = Recipes(study)
         self._stack = stack
-        self.may_train = True
-        self._ray: Executor | None = None
+        self.may_train = may_train
 
     def prepare(self, arms: Sequence[str], seeds: Sequence[int], controls: bool) -> Prepared:
         """Make every selection; nothing trains before all of them can be trained on."""
         chosen = choose_arms(self.study, arms)
-        self._check_recipes(chosen)
+        plan = plan_study(self.study, chosen)
         sets = tuple(
             self._export(self.recipes.evaluation(name), name)
             for name in SETS
@@ -144,10 +147,10 @@ class _Run:
             self.progress.advance(step, 1)
         self.progress.finish(step)
         check_apart(self.storage, sets, [*made.values(), *randoms.values()])
-        for data in made.values():
-            check_described(self.storage, self.study.settings.describe, data)
+        # All arms have the same columns.
+        check_described(self.storage, self.study.settings.describe, next(iter(made.values())))
         prepared = Prepared(sets=sets, arms=made, randoms=randoms, pool_rows=pool_rows)
-        prepared.warnings = self._warnings(chosen)
+        prepared.warnings = plan.warnings
         prepared.described = {
             name: means(self.storage, data, self.study.settings.describe)
             for name, data in made.items()
@@ -180,13 +183,7 @@ class _Run:
         units: dict[str, TrialUnit] = {}
         for spec in specs:
             key = spec.fingerprint()
-            unit = TrialUnit(
-                storage=self.storage,
-                spec=spec,
-                evaluations=self.study.evaluations if sets else {},
-                sets=sets,
-                name=names.get(key, ""),
-            )
+            unit = self._unit(spec, sets, names.get(key, ""))
             if not unit.is_done():
                 units.setdefault(key, unit)
         if not units:
@@ -201,10 +198,13 @@ class _Run:
 
     def is_done(self, trial: TrialEntry, sets: tuple[Exported, ...]) -> bool:
         """Whether a trial is trained and measured."""
-        unit = TrialUnit(
-            storage=self.storage, spec=trial.spec, evaluations=self.study.evaluations, sets=sets
+        return self._unit(trial.spec, sets).is_done()
+
+    def _unit(self, spec: TrialSpec, sets: tuple[Exported, ...], name: str = "") -> TrialUnit:
+        evaluations = self.study.evaluations if sets else {}
+        return TrialUnit(
+            storage=self.storage, spec=spec, evaluations=evaluations, sets=sets, name=name
         )
-        return unit.is_done()
 
     def _drive(self, units: list[TrialUnit], step: str) -> list[Failure]:
         """Run units that are all of one worker, or all of several."""
@@ -217,36 +217,6 @@ class _Run:
                 progress=lambda unit, samples: self.progress.advance(step, samples),
             )
             return drive.run(units)
-
-    def _check_recipes(self, chosen: Iterable[ArmEntry]) -> None:
-        """Plan every recipe once, so that a mistake is found before any work.
-
-        The packaged model stands in for scorers that are not trained yet.
-        """
-        scorers = self.study.settings.scorers
-        stand_in = Recipes(
-            self.study, {k: ["tiny"] * s.folds for k, s in scorers.items() if s.folds}
-        )
-        recipes = [self.recipes.base()]
-        recipes += [self.recipes.evaluation(n) for n in self.study.settings.evaluation]
-        recipes += [self.recipes.fold(k, s, 0) for k, s in scorers.items() if s.folds]
-        recipes += [stand_in.arm(arm) for arm in chosen]
-        for recipe in recipes:
-            make_plan(recipe)
-
-    def _warnings(self, chosen: Iterable[ArmEntry]) -> list[str]:
-        arms = [self.recipes.arm(arm) for arm in chosen if not arm.is_oracle]
-        found = []
-        for name, rows in self.study.settings.evaluation.items():
-            if rows.recipe is not None:
-                continue
-            shared = shared_columns(self.recipes.evaluation(name), arms)
-            if shared:
-                found.append(
-                    f"the {name} set was chosen by {', '.join(shared)}, which an arm filters by "
-                    "too: it favours that arm"
-                )
-        return found
 
     def _train_scorers(self) -> None:
         """Train one model per fold of every scorer that has folds."""
@@ -336,31 +306,18 @@ class _Run:
         if kind == "auto":
             alone = len(units) == 1 and not any(s.num_gpus for s in shapes)
             kind = "inprocess" if alone and not self.options.address else "ray"
-        executor: Executor
         if kind == "inprocess":
-            crumbs = Path(self.storage.path("attempts")) if self.storage.is_local else None
-            executor = InProcessExecutor(WorkerOptions(), crumbs)
-        else:
-            executor = self._new_ray()
-            executor.prepare(shapes)  # type: ignore[attr-defined]
+            return in_process(WorkerOptions(), self.storage)
+        executor = self._new_ray()
+        executor.prepare(shapes)
         return executor
 
     def _hold_ray(self) -> None:
         """Start Ray once for all selections of a large pool, not once for each."""
-        if self._ray is None:
-            self._ray = self._new_ray()
-            self._stack.callback(self._ray.close)
+        self._stack.callback(self._new_ray().close)
 
-    def _new_ray(self) -> Executor:
-        from winnow.pipeline.executor_ray import RayExecutor
-
-        return RayExecutor(
-            WorkerOptions(),
-            address=self.options.address,
-            num_cpus=self.options.num_cpus,
-            workers=self.options.workers,
-            deadline_s=TRIAL_DEADLINE_S,
-        )
+    def _new_ray(self) -> RayExecutor:
+        return on_ray(WorkerOptions(), replace(self.options, deadline_s=TRIAL_DEADLINE_S))
 
 
 def _key(failure: Failure) -> str:
@@ -381,13 +338,3 @@ def _refuse_failures(failures: Sequence[Failure], name: str) -> None:
 def _without_export(recipe: Recipe) -> Recipe:
     resolved = {k: v for k, v in recipe.resolved.items() if k != "export"}
     return replace(recipe, exports=(), resolved=resolved)
-
-
-def choose_arms(study: Study, names: Sequence[str]) -> list[ArmEntry]:
-    """Return the named arms, all where none is named. Fails: SetupError for an unknown name."""
-    known = [a.name for a in study.arms]
-    unknown = [n for n in names if n not in known]
-    if unknown:
-        msg = f"{study.file} has no arm {unknown[0]!r}; it has {', '.join(known)}"
-        raise SetupError(msg)
-    return [a for a in study.arms if not names or a.name in names]

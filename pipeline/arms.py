@@ -10,12 +10,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import yaml
-
 from winnow.contracts.errors import RecipeError
 from winnow.contracts.trial import Trainer
 from winnow.filters.rules import PriorityCover
-from winnow.pipeline.recipe import FilterEntry, Recipe, load_recipe, parse_recipe
+from winnow.pipeline.recipe import FilterEntry, Recipe, load_recipe, recipe_of
 from winnow.pipeline.study import ArmEntry, Rows, Scorer, Study, kept
 
 EXPORT = "train"
@@ -109,8 +107,7 @@ class Recipes:
         # Only what a trial reads: another annotation must not make another training set.
         data["export"] = {EXPORT: {**export, "use": "webdataset", "columns": sorted(columns)}}
         try:
-            where = f"{self.study.file} ({name})"
-            return parse_recipe(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), where)
+            return recipe_of(data, f"{self.study.file} ({name})")
         except RecipeError as error:
             msg = f"{self.study.file}: the recipe of {name} cannot be made:\n{error}"
             raise RecipeError(msg) from None

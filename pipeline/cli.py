@@ -7,7 +7,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import click
 from rich.console import Console
@@ -22,12 +22,11 @@ from winnow.pipeline.run import (
     LATEST,
     RunOptions,
     RunReport,
-    current_state,
     quiet_interrupt,
     run_recipe,
 )
 from winnow.pipeline.storage import Storage
-from winnow.pipeline.work import State
+from winnow.pipeline.work import State, current_state
 
 F = TypeVar("F", bound=Callable[..., Any])
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
@@ -81,6 +80,32 @@ def _recipe_options(function: F) -> F:
     return click.argument("recipe")(function)
 
 
+def execution_options(function: F) -> F:
+    """Add the options of where and how units run; ``run_options`` makes RunOptions of them."""
+    for option in (
+        click.option(
+            "--resolve", multiple=True, metavar="HOST=ADDR:PORT", help="Fetch HOST from there."
+        ),
+        click.option("--workers", type=click.IntRange(1), help="At most this many of a kind."),
+        click.option("--num-cpus", type=click.IntRange(1), help="CPUs for Ray on this machine."),
+        click.option(
+            "--shared-filesystem", is_flag=True, help="All nodes see the local workspace."
+        ),
+        click.option("--address", help="Address of a running Ray cluster."),
+        click.option("--executor", type=click.Choice(["auto", "ray", "inprocess"]), default="auto"),
+    ):
+        function = option(function)
+    return function
+
+
+def run_options(workspace: str, given: Mapping[str, Any], **more: Any) -> RunOptions:
+    """Return RunOptions from what ``execution_options`` took."""
+    names = ("executor", "address", "shared_filesystem", "num_cpus", "workers")
+    resolve = dict(_pair(r) for r in given["resolve"])
+    plain = {name: given[name] for name in names}
+    return RunOptions(workspace=workspace, resolve=resolve, **plain, **more)
+
+
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="winnow-data", prog_name="winnow")
 @click.option("--verbose", "-v", is_flag=True, help="Say more.")
@@ -108,42 +133,23 @@ def plan(recipe: str, workspace: str | None, overrides: tuple[str, ...]) -> None
 
 @main.command()
 @_recipe_options
-@click.option("--executor", type=click.Choice(["auto", "ray", "inprocess"]), default="auto")
-@click.option("--address", help="Address of a running Ray cluster.")
-@click.option("--shared-filesystem", is_flag=True, help="All nodes see the local workspace.")
-@click.option("--num-cpus", type=click.IntRange(1), help="CPUs for Ray on this machine.")
-@click.option("--workers", type=click.IntRange(1), help="At most this many workers of a kind.")
+@execution_options
 @click.option("--retry-failed", is_flag=True, help="Fetch again what failed in passing.")
 @click.option("--deadline", type=float, default=3600.0, help="Seconds a shard may take.")
-@click.option("--resolve", multiple=True, metavar="HOST=ADDR:PORT", help="Fetch HOST from there.")
 @click.option("--no-report", is_flag=True, help="Do not write the report.")
 def run(
     recipe: str,
     workspace: str | None,
     overrides: tuple[str, ...],
-    executor: str,
-    address: str | None,
-    shared_filesystem: bool,
-    num_cpus: int | None,
-    workers: int | None,
     retry_failed: bool,
     deadline: float,
-    resolve: tuple[str, ...],
     no_report: bool,
+    **given: Any,
 ) -> None:
     """Run a recipe. The same command again does only what is missing."""
     parsed = load_recipe(recipe, overrides)
-    options = RunOptions(
-        workspace=workspace or WORKSPACE.format(name=parsed.name),
-        executor=cast(Literal["auto", "ray", "inprocess"], executor),
-        address=address,
-        shared_filesystem=shared_filesystem,
-        num_cpus=num_cpus,
-        workers=workers,
-        retry_failed=retry_failed,
-        deadline_s=deadline,
-        resolve=dict(pair(r) for r in resolve),
-    )
+    workspace = workspace or WORKSPACE.format(name=parsed.name)
+    options = run_options(workspace, given, retry_failed=retry_failed, deadline_s=deadline)
     with make_progress() as progress:
         report = run_recipe(parsed, options, progress)
     _print_report(report, options.workspace)
@@ -224,8 +230,7 @@ def _latest_plan(storage: Storage) -> Plan:
     return make_plan(parse_recipe(storage.read(name).decode(), name))
 
 
-def pair(text: str) -> tuple[str, str]:
-    """Split one ``--resolve``."""
+def _pair(text: str) -> tuple[str, str]:
     host, equals, address = text.partition("=")
     if not (host and equals and address):
         msg = f"--resolve {text!r}: write it as HOST=ADDRESS:PORT"

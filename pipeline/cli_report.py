@@ -11,10 +11,10 @@ from winnow.pipeline import describe
 from winnow.pipeline.plan import make_plan
 from winnow.pipeline.recipe import parse_recipe
 from winnow.pipeline.report import write_report
-from winnow.pipeline.run import LATEST, current_state
+from winnow.pipeline.run import LATEST
 from winnow.pipeline.selection import select_unit
 from winnow.pipeline.storage import Storage
-from winnow.pipeline.work import State
+from winnow.pipeline.work import State, current_state
 
 
 @click.command()

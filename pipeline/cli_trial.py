@@ -4,41 +4,37 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from winnow.contracts.errors import ShardError
 from winnow.pipeline.ablation import Outcome, run_study
+from winnow.pipeline.cli import WORKSPACE, console, execution_options, run_options
 from winnow.pipeline.cli_progress import make_progress
-from winnow.pipeline.run import RunOptions
 from winnow.pipeline.storage import Storage
 from winnow.pipeline.study import Study, load_study
 from winnow.pipeline.study_results import collect, design_of, headline_metrics, study_lines
 
 F = TypeVar("F", bound=Callable[..., Any])
-WORKSPACE = "runs/{name}"
-console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
 
 def _study_options(function: F) -> F:
-    options = [
-        click.option("--num-cpus", type=click.IntRange(1), help="CPUs for Ray on this machine."),
-        click.option("--workers", type=click.IntRange(1), help="At most this many at a time."),
-        click.option("--shared-filesystem", is_flag=True, help="All nodes see the workspace."),
-        click.option("--address", help="Address of a running Ray cluster."),
-        click.option("--executor", type=click.Choice(["auto", "ray", "inprocess"]), default="auto"),
-        click.option("--resolve", multiple=True, metavar="HOST=ADDR:PORT",
-                     help="Fetch HOST from there."),
+    for option in (
         click.option("--plan", "plan_only", is_flag=True, help="Only say what would be done."),
-        click.option("--set", "overrides", multiple=True, metavar="A.B=VALUE",
-                     help="Override a value, e.g. samples_seen=15000."),
-        click.option("--workspace", "-w", metavar="PATH",
-                     help="Folder or fsspec URL [runs/<study name>]."),
-    ]  # fmt: skip
-    for option in options:
+        click.option(
+            "--set",
+            "overrides",
+            multiple=True,
+            metavar="A.B=VALUE",
+            help="Override a value, e.g. samples_seen=15000.",
+        ),
+        click.option(
+            "--workspace", "-w", metavar="PATH", help="Folder or fsspec URL [runs/<study name>]."
+        ),
+        execution_options,
+    ):
         function = option(function)
     return click.argument("study")(function)
 
@@ -115,17 +111,7 @@ def _run(study: Study, given: dict[str, Any], **part: Any) -> Outcome | None:
         for line in study_lines(study, **part):
             click.echo(line)
         return None
-    from winnow.pipeline.cli import pair
-
-    options = RunOptions(
-        workspace=_workspace(study, given),
-        executor=cast(Literal["auto", "ray", "inprocess"], given["executor"]),
-        address=given["address"],
-        shared_filesystem=given["shared_filesystem"],
-        num_cpus=given["num_cpus"],
-        workers=given["workers"],
-        resolve=dict(pair(r) for r in given["resolve"]),
-    )
+    options = run_options(_workspace(study, given), given)
     with make_progress() as progress:
         outcome = run_study(study, options, progress, **part)
     for warning in outcome.prepared.warnings:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from winnow.contracts.stage import Resources, WorkerOptions
 from winnow.pipeline.executor import Executor, Outcome
-from winnow.pipeline.storage import Storage
 from winnow.pipeline.trial_unit import TrialUnit
 from winnow.pipeline.units import Unit, UnitResult, WorkerContext, as_shard_error
 
@@ -56,7 +55,7 @@ class GroupExecutor(Executor):
                 unit.resources,
                 address=self._address,
                 progress=progress,
-                storage=_url(unit.storage, notes) if notes else None,
+                storage=unit.storage.url(notes) if notes else None,
             )
         except Exception as error:  # noqa: BLE001 - the boundary: whatever fails, the trial failed
             return as_shard_error(error)
@@ -64,10 +63,6 @@ class GroupExecutor(Executor):
             if notes:
                 unit.storage.remove(notes)
         return result
-
-
-def _url(storage: Storage, name: str) -> str:
-    return storage.path(name) if storage.is_local else f"{storage.root.rstrip('/')}/{name}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

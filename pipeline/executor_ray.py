@@ -110,10 +110,14 @@ class RayExecutor(Executor):
 
         ``later``: shapes that are needed when the others are idle; they get workers then.
         ``names``: what a message calls a shape's user. Raises SetupError for a shape that no node
-        of the cluster can hold.
+        of the cluster can hold, and closes: nobody has this executor yet who could.
         """
-        for shape in {*shapes, *later}:
-            check_fits(shape, (names or {}).get(shape, "a stage"))
+        try:
+            for shape in {*shapes, *later}:
+                check_fits(shape, (names or {}).get(shape, "a stage"))
+        except SetupError:
+            self.close()
+            raise
         total = ray.cluster_resources()
         cpus, gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
         ordered = sorted(set(shapes), key=lambda r: (-r.num_gpus, -r.num_cpus, r.memory_bytes))

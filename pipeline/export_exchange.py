@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -74,7 +75,7 @@ class SpoolUnit(Unit):
         order = self.job.order(self.shards)
         sources = [(s, self.patches.get(s.id, {})) for s in self.shards]
         stored = stored_payloads(self.job)
-        with Spool(context.scratch) as spool:
+        with closing(Spool(context.scratch)) as spool:
             table = gather(self.job, stored, sources, order, spool, context)
             columns = zip(*((h, self.numbers[n], row) for h, _, n, row in order), strict=True)
             kinds = (pa.uint64(), pa.int64(), pa.int64())
@@ -117,7 +118,7 @@ class MergeUnit(Unit):
         storage = self.job.storage
         if storage.exists(summary_name(self.job, self.name)):
             return UnitResult(rows=self.count)
-        with Spool(context.scratch) as spool:
+        with closing(Spool(context.scratch)) as spool:
             try:
                 table = pa.concat_tables(self._read(spool))
             except FileNotFoundError:

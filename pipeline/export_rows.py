@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 import pyarrow as pa
@@ -79,15 +78,8 @@ class Spool:
         self._file = tempfile.TemporaryFile(prefix="payloads-", dir=scratch)  # noqa: SIM115
         self._end = 0
 
-    def __enter__(self) -> Spool:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Forget the payloads."""
         self._file.close()
 
     def add(self, values: pa.ChunkedArray) -> np.ndarray:

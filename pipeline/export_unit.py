@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -98,7 +97,7 @@ class BucketUnit(Unit):
 
     def _write(self, name: str, part: Sequence[Place], context: WorkerContext) -> int:
         sources = [(s, self.patches.get(s.id, {})) for s in self.shards]
-        with Spool(context.scratch) as spool:
+        with closing(Spool(context.scratch)) as spool:
             table = gather(self.job, self.job.payloads, sources, part, spool, context)
             table = table.add_column(1, "key", self._keys(part))
             return write_file(self.job, name, table, spool)
@@ -165,8 +164,7 @@ class FinishUnit(Unit):
             sink = StorageSink(job.storage, job.folder)
             job.exporter.finish([*files, manifest], self.context, sink)
             name = f"{job.folder}/{MANIFEST}"
-            with open(path, "rb") as file, job.storage.create(name) as commit:
-                shutil.copyfileobj(file, commit.file, 1 << 20)
+            job.storage.upload(path, name)
         return UnitResult(
             rows=sum(f.num_rows for f in files),
             extra={"bytes": sum(f.size_bytes for f in files), "files": len(files)},

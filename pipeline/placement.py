@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from winnow.contracts.errors import SetupError
 from winnow.contracts.stage import Resources, Stage, WorkerOptions
 from winnow.pipeline.executor import Executor
 from winnow.pipeline.executor_inprocess import InProcessExecutor
@@ -18,6 +17,7 @@ from winnow.pipeline.storage import Storage
 from winnow.pipeline.work import current_state
 
 if TYPE_CHECKING:
+    from winnow.pipeline.executor_ray import RayExecutor
     from winnow.pipeline.run import RunOptions
 
 AUTO_RAY_ROWS = 20_000
@@ -86,27 +86,14 @@ class Placement:
             self.serve()
         options = self._worker_options()
         if kind == "inprocess":
-            crumbs = Path(self.storage.path("attempts")) if self.storage.is_local else None
-            return InProcessExecutor(options, crumbs)
-        from winnow.pipeline.executor_ray import RayExecutor
-
-        executor = RayExecutor(
-            options,
-            address=self.options.address,
-            num_cpus=self.options.num_cpus,
-            workers=self.options.workers,
-            deadline_s=self.options.deadline_s,
-        )
+            return in_process(options, self.storage)
+        executor = on_ray(options, self.options)
         names: dict[Resources, str] = {}
         for step in self.plan.steps:
             names[_shape(step)] = ", ".join(filter(None, [names.get(_shape(step)), *keys_of(step)]))
         steps = self._open_steps() if self._open is None else self._open
         passes = [s.resources for s in steps if isinstance(s, Pass)]
-        try:
-            executor.prepare(passes or shapes, [*shapes, *map(_shape, steps)], names)
-        except SetupError:
-            executor.close()
-            raise
+        executor.prepare(passes or shapes, [*shapes, *map(_shape, steps)], names)
         return executor
 
     def _worker_options(self) -> WorkerOptions:
@@ -119,6 +106,25 @@ class Placement:
             self._serving = True
             served = self._stack.enter_context(serve())
             self._resolve.update({k: v for k, v in served.items() if k not in self._resolve})
+
+
+def in_process(worker: WorkerOptions, storage: Storage) -> InProcessExecutor:
+    """Return an executor in this process, whose breadcrumbs outlive it where that is possible."""
+    crumbs = Path(storage.path("attempts")) if storage.is_local else None
+    return InProcessExecutor(worker, crumbs)
+
+
+def on_ray(worker: WorkerOptions, options: RunOptions) -> RayExecutor:
+    """Return an executor on Ray, which is started or joined; it has no workers yet."""
+    from winnow.pipeline.executor_ray import RayExecutor
+
+    return RayExecutor(
+        worker,
+        address=options.address,
+        num_cpus=options.num_cpus,
+        workers=options.workers,
+        deadline_s=options.deadline_s,
+    )
 
 
 def fetches(entries: Iterable[StageEntry]) -> bool:

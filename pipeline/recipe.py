@@ -125,6 +125,11 @@ def parse_recipe(text: str, file: str = "<recipe>", overrides: Sequence[str] = (
     return _Parser(data, places).recipe(file)
 
 
+def recipe_of(data: dict[str, Any], file: str) -> Recipe:
+    """Check a recipe that was put together as plain data; mistakes have no line."""
+    return _Parser(data, Places(file)).recipe(file)
+
+
 def override(data: dict[str, Any], change: str) -> None:
     """Apply one ``a.b.c=value``; the value is YAML."""
     target, equals, raw = change.partition("=")

@@ -19,7 +19,6 @@ from winnow.pipeline.export_plan import ExportPlan, plan_export
 from winnow.pipeline.export_unit import FinishUnit, manifest_schema
 from winnow.pipeline.fingerprint import digest
 from winnow.pipeline.pass_unit import PassUnit
-from winnow.pipeline.placement import AUTO_RAY_ROWS as AUTO_RAY_ROWS
 from winnow.pipeline.placement import Placement, fetches, keys_of
 from winnow.pipeline.plan import Pass, Plan, check_models, make_plan
 from winnow.pipeline.preflight import preflight_units
@@ -30,8 +29,6 @@ from winnow.pipeline.shards import IngestUnit, index_name, list_shards
 from winnow.pipeline.storage import Storage
 from winnow.pipeline.units import Unit, UnitResult
 from winnow.pipeline.work import State
-from winnow.pipeline.work import current_shards as current_shards
-from winnow.pipeline.work import current_state as current_state
 
 log = logging.getLogger(__name__)
 

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from winnow.contracts.errors import SetupError
 
 TEMPORARY = ".tmp-"
+_COPY_BYTES = 1 << 20
 
 
 class Commit:
@@ -95,6 +96,17 @@ class Storage:
         if self.is_local:
             return open(self.path(name), "rb")
         return cast(BinaryIO, self._fs.open(self.path(name), "rb"))
+
+    def download(self, name: str, path: Path) -> None:
+        """Copy a committed file to a local path."""
+        with self.open(name) as source, open(path, "wb") as out:
+            shutil.copyfileobj(source, out, _COPY_BYTES)
+
+    def upload(self, path: Path, name: str) -> bool:
+        """Commit a copy of a local file; False if it was there first."""
+        with open(path, "rb") as source, self.create(name) as commit:
+            shutil.copyfileobj(source, commit.file, _COPY_BYTES)
+        return commit.won
 
     def parquet(self, name: str) -> pq.ParquetFile:
         """Open a committed Parquet file."""

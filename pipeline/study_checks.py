@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -31,14 +32,16 @@ def check_sets(storage: Storage, study: Study, sets: Sequence[Exported]) -> None
                 msg = f"the column {column!r} of the {data.name} set is null in every row"
                 raise SetupError(msg)
         _check_metrics(study, data, rows)
-    for index, data in enumerate(sets):
-        _refuse_overlap(storage, sets[:index], data)
+    held = [_identities(storage, data) for data in sets]
+    for index, theirs in enumerate(held):
+        _refuse_overlap(held[:index], theirs)
 
 
 def check_apart(storage: Storage, sets: Sequence[Exported], trained_on: Iterable[Exported]) -> None:
     """Refuse rows, or pictures of equal bytes, that are in training and in an evaluation set."""
+    held = [_identities(storage, data) for data in sets]
     for data in {d.digest: d for d in trained_on}.values():
-        _refuse_overlap(storage, sets, data)
+        _refuse_overlap(held, _identities(storage, data))
 
 
 def check_described(storage: Storage, columns: Sequence[str], data: Exported) -> None:
@@ -64,15 +67,11 @@ def means(storage: Storage, data: Exported, columns: Sequence[str]) -> dict[str,
 
 def _rows(storage: Storage, data: Exported, columns: Sequence[str]) -> pa.Table:
     file = storage.parquet(f"{data.folder}/manifest.parquet")
-    text = [n for n in ("text",) if n in file.schema_arrow.names]
+    text = ["text"] if "text" in file.schema_arrow.names else []
     table = from_file(file.read(columns=["key", *text, *columns])).slice(0, MOST_PROBED)
     caption = table["text"] if text else pa.nulls(len(table), pa.string())
-    chosen: Mapping[str, pa.ChunkedArray] = {
-        "key": table["key"],
-        "caption": pc.fill_null(caption, ""),
-        **{c: table[c] for c in columns},
-    }
-    return pa.table(dict(chosen))
+    read = {c: table[c] for c in columns}
+    return pa.table({"key": table["key"], "caption": pc.fill_null(caption, ""), **read})
 
 
 def _check_metrics(study: Study, data: Exported, rows: pa.Table) -> None:
@@ -92,25 +91,31 @@ def _check_metrics(study: Study, data: Exported, rows: pa.Table) -> None:
         raise SetupError(msg)
 
 
-def _refuse_overlap(storage: Storage, sets: Sequence[Exported], data: Exported) -> None:
-    for held in sets:
-        for column in _IDENTITIES:
-            ours, theirs = (_values(storage, d, column) for d in (held, data))
-            if ours is None or theirs is None:
-                continue
-            shared = pc.sum(pc.is_in(theirs, value_set=ours)).as_py() or 0
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Identities:
+    """What tells the rows of a dataset apart: those of _IDENTITIES that its manifest has."""
+
+    name: str
+    columns: Mapping[str, pa.ChunkedArray]
+
+
+def _identities(storage: Storage, data: Exported) -> _Identities:
+    file = storage.parquet(f"{data.folder}/manifest.parquet")
+    table = from_file(file.read([c for c in _IDENTITIES if c in file.schema_arrow.names]))
+    columns = {name: table[name].drop_null() for name in table.column_names}
+    return _Identities(name=data.name, columns=columns)
+
+
+def _refuse_overlap(held: Iterable[_Identities], data: _Identities) -> None:
+    for other in held:
+        for column in [c for c in _IDENTITIES if c in other.columns and c in data.columns]:
+            found = pc.is_in(data.columns[column], value_set=other.columns[column])
+            shared = pc.sum(found).as_py() or 0
             if shared:
                 what = "rows" if column == "uid" else "pictures of equal bytes"
                 msg = (
-                    f"{shared} {what} of {data.name} are in the {held.name} set too: a model would "
-                    "be measured on what it learned. Divide the pool with the stage `split`, or "
-                    "drop the rows that the stage `near_evaluation` finds"
+                    f"{shared} {what} of {data.name} are in the {other.name} set too: a model "
+                    "would be measured on what it learned. Divide the pool with the stage `split`, "
+                    "or drop the rows that the stage `near_evaluation` finds"
                 )
                 raise SetupError(msg)
-
-
-def _values(storage: Storage, data: Exported, column: str) -> pa.ChunkedArray | None:
-    file = storage.parquet(f"{data.folder}/manifest.parquet")
-    if column not in file.schema_arrow.names:
-        return None
-    return from_file(file.read(columns=[column]))[column].drop_null()

@@ -5,19 +5,19 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import pyarrow as pa
 
 from winnow.contracts.parameters import result_parameters
 from winnow.contracts.trial import ITEMS, METRICS
-from winnow.pipeline.ablation import Outcome, TrialEntry, choose_arms
-from winnow.pipeline.arms import Recipes, shared_columns
+from winnow.pipeline.ablation import Outcome, TrialEntry
 from winnow.pipeline.fingerprint import digest
-from winnow.pipeline.plan import make_plan
+from winnow.pipeline.plan import Plan
 from winnow.pipeline.statistics import ArmResult, Design, Published
 from winnow.pipeline.storage import Storage
 from winnow.pipeline.study import RAW, ArmEntry, Scorer, Study
+from winnow.pipeline.study_plan import choose_arms, plan_study
 from winnow.pipeline.trial import TRAINED, Exported, load_measured
 
 
@@ -110,25 +110,22 @@ def study_lines(
 ) -> Iterator[str]:
     """Yield what a study would do. Checks every recipe's plan; reads no row and writes nothing."""
     settings = study.settings
-    stand_in = {k: ["tiny"] * s.folds for k, s in settings.scorers.items() if s.folds}
-    recipes = Recipes(study, stand_in)
     chosen = choose_arms(study, arms)
+    plan = plan_study(study, chosen)
     seeds, budgets = seeds or settings.seeds, budgets or settings.budgets
     yield f"study {study.name} ({study.file})"
     if settings.note:
         yield f"note: {settings.note}"
-    for name in settings.evaluation:
-        yield f"{name} set: {_filters(make_plan(recipes.evaluation(name)))}"
-    yield f"pool: {settings.recipe}: {_filters(make_plan(recipes.base()))}"
+    for name, found in plan.sets.items():
+        yield f"{name} set: {_filters(found)}"
+    yield f"pool: {settings.recipe}: {_filters(plan.pool)}"
     for key, scorer in settings.scorers.items():
         yield _scorer_line(key, scorer)
     pairs = 0
     for arm in chosen:
-        recipe = recipes.arm(arm)
-        make_plan(recipe)
         control = arm.rows.random and not arm.is_oracle and controls
         pairs += 2 if control else 1
-        names = ", ".join(f.key for f in recipe.filters) or "no filter"
+        names = ", ".join(f.key for f in plan.arms[arm.name].recipe.filters) or "no filter"
         yield f"arm {arm.name}: {names}" + ("; and as many random rows" if control else "")
     yield f"trial: {study.trainer.name}, {_parameters(study)}"
     yield f"evaluations: {', '.join(study.evaluations)}"
@@ -136,11 +133,8 @@ def study_lines(
     if study.primary is not None:
         named = ", ".join(study.primary.metrics)
         yield f"primary contrast: {study.primary.arm} against as many random rows, by {named}"
-    plain = [recipes.arm(a) for a in chosen if not a.is_oracle]
-    for name, rows in settings.evaluation.items():
-        shared = [] if rows.recipe else shared_columns(recipes.evaluation(name), plain)
-        if shared:
-            yield f"warning: the {name} set and an arm are both chosen by {', '.join(shared)}"
+    for warning in plan.warnings:
+        yield f"warning: {warning}"
 
 
 def _scorer_line(key: str, scorer: Scorer) -> str:
@@ -166,7 +160,7 @@ def _cost_lines(
     )
 
 
-def _filters(plan: Any) -> str:
+def _filters(plan: Plan) -> str:
     return ", ".join(f.key for f in plan.filters) or "no filter"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,7 +143,6 @@ def _fetched(storage: Storage, data: Exported, tar: str, cache: Path) -> str:
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_suffix(".part")
-        with storage.open(f"{data.folder}/{tar}") as source, open(part, "wb") as out:
-            shutil.copyfileobj(source, out, 1 << 20)
+        storage.download(f"{data.folder}/{tar}", part)
         part.replace(target)
     return str(target)

@@ -82,7 +82,7 @@ class TrialUnit(Unit):
         workers = current_workers()
         try:
             if workers.from_first(self.spec.is_trained(self.storage)):
-                self._fetch(f"{self.spec.checkpoint}", folder)
+                self._fetch(self.spec.checkpoint, folder)
                 if workers.is_first:
                     self._forget_state()
                 context.progress(self.spec.num_samples)
@@ -101,12 +101,11 @@ class TrialUnit(Unit):
             text = json.dumps(spec.described(), indent=1, sort_keys=True, default=str)
             self.storage.put(f"{spec.folder}/trial.json", text.encode() + b"\n")
             self._fetch(f"{spec.folder}/{STATE}", folder)
-        known = {p.name for p in folder.iterdir()}
+        resumed = current_workers().from_first(any(folder.iterdir()))
 
         def saved() -> None:
             for path in sorted(p for p in folder.iterdir() if p.is_file()):
                 self.storage.replace(f"{spec.folder}/{STATE}/{path.name}", path.read_bytes())
-                known.add(path.name)
 
         def train() -> Mapping[str, Any]:
             return with_shared_cache(spec.trainer).train(
@@ -118,7 +117,6 @@ class TrialUnit(Unit):
                 saved=saved,
             )
 
-        resumed = current_workers().from_first(bool(known))
         try:
             summary = train()
         except SetupError as error:
@@ -145,15 +143,11 @@ class TrialUnit(Unit):
             msg = f"{self.spec.trainer.name} left no model"
             raise ShardError(msg, stage=self.label, retryable=False)
         for name in names:
-            with (
-                open(folder / name, "rb") as source,
-                self.storage.create(f"{self.spec.checkpoint}/{name}") as commit,
-            ):
-                shutil.copyfileobj(source, commit.file, 1 << 20)
+            self.storage.upload(folder / name, f"{self.spec.checkpoint}/{name}")
         path = folder / TRAINED
         if not path.exists():
             path.write_text(json.dumps(summary, indent=1, default=str) + "\n", encoding="utf-8")
-        self.storage.put(f"{self.spec.checkpoint}/{TRAINED}", path.read_bytes())
+        self.storage.upload(path, f"{self.spec.checkpoint}/{TRAINED}")
         # Another attempt may have been first with some file: what is measured is what is there.
         _empty(folder)
         self._fetch(self.spec.checkpoint, folder)
@@ -175,8 +169,7 @@ class TrialUnit(Unit):
 
     def _fetch(self, source: str, folder: Path) -> None:
         for name in self.storage.names(source):
-            with self.storage.open(f"{source}/{name}") as file, open(folder / name, "wb") as out:
-                shutil.copyfileobj(file, out, 1 << 20)
+            self.storage.download(f"{source}/{name}", folder / name)
 
 
 def _empty(folder: Path) -> None:

@@ -23,9 +23,9 @@ from winnow.pipeline.describe import (
 )
 from winnow.pipeline.plan import make_plan
 from winnow.pipeline.recipe import parse_recipe
-from winnow.pipeline.run import RunReport, current_shards
+from winnow.pipeline.run import RunReport
 from winnow.pipeline.storage import Storage
-from winnow.pipeline.work import State
+from winnow.pipeline.work import State, current_shards
 
 Runner = Callable[..., RunReport]
 RECIPE = """

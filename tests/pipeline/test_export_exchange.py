@@ -17,8 +17,9 @@ from winnow.pipeline.describe import plan_lines
 from winnow.pipeline.export_plan import plan_export
 from winnow.pipeline.plan import make_plan
 from winnow.pipeline.recipe import parse_recipe
-from winnow.pipeline.run import RunReport, current_state
+from winnow.pipeline.run import RunReport
 from winnow.pipeline.storage import Storage
+from winnow.pipeline.work import current_state
 
 Runner = Callable[..., RunReport]
 GLOBAL = "rows_per_file: 10, shuffle: global"

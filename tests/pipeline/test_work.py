@@ -13,9 +13,9 @@ from winnow_shards import write_jsonl
 from winnow.pipeline.pass_unit import PassUnit
 from winnow.pipeline.plan import make_plan
 from winnow.pipeline.recipe import parse_recipe
-from winnow.pipeline.run import RunReport, current_shards
+from winnow.pipeline.run import RunReport
 from winnow.pipeline.storage import Storage
-from winnow.pipeline.work import State, library_versions
+from winnow.pipeline.work import State, current_shards, library_versions
 
 Runner = Callable[..., RunReport]
 
