@@ -78,14 +78,15 @@ class NearEvaluation(Stage):
             self._refuse("hash", "phash or dhash")
         if not 0 <= self.distance <= 12:
             self._refuse("distance", "0 to 12 bits")
-        if not 0 <= self.thumbnail_distance <= 255:
-            self._refuse("thumbnail_distance", "0 to 255 levels")
-        if not 0 <= self.flat_thumbnail_distance <= self.thumbnail_distance:
-            self._refuse("flat_thumbnail_distance", "0 to thumbnail_distance levels")
-        if not 1 <= self.max_gain <= 4:
-            self._refuse("max_gain", "1 (brightness counts) to 4")
-        if not 0 <= self.min_detail < float("inf"):
-            self._refuse("min_detail", "at least 0 grey levels")
+        for name, allowed in self._closeness().bad_parameters(self.min_detail):
+            self._refuse(name, allowed)
+
+    def _closeness(self) -> Closeness:
+        return Closeness(
+            detailed=self.thumbnail_distance,
+            flat=self.flat_thumbnail_distance,
+            max_gain=self.max_gain,
+        )
 
     def _refuse(self, name: str, allowed: str) -> None:
         msg = f"near_evaluation: {name}={getattr(self, name)!r} is not allowed; use {allowed}"
@@ -111,13 +112,8 @@ class NearEvaluation(Stage):
 
     def setup(self, options: WorkerOptions) -> EvaluationIndex:
         """Read the evaluation files and index their hashes."""
-        closeness = Closeness(
-            detailed=self.thumbnail_distance,
-            flat=self.flat_thumbnail_distance,
-            max_gain=self.max_gain,
-        )
         found = _evaluation_index.read_evaluation(self.evaluation, self.hash, self.min_detail)
-        return EvaluationIndex(found, self.distance, closeness)
+        return EvaluationIndex(found, self.distance, self._closeness())
 
     def annotate(
         self, batch: pa.RecordBatch, state: EvaluationIndex, media: Media

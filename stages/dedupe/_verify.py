@@ -41,6 +41,17 @@ class Closeness:
     flat: float
     max_gain: float
 
+    def bad_parameters(self, min_detail: float) -> Iterator[tuple[str, str]]:
+        """Yield stages' parameters that cannot be meant, and what is allowed."""
+        if not 0 <= self.detailed <= 255:
+            yield "thumbnail_distance", "0 to 255 levels"
+        if not 0 <= self.flat <= self.detailed:
+            yield "flat_thumbnail_distance", "0 to thumbnail_distance levels"
+        if not 1 <= self.max_gain <= 4:
+            yield "max_gain", "1 (brightness counts) to 4"
+        if not 0 <= min_detail < float("inf"):
+            yield "min_detail", "at least 0 grey levels"
+
     def allowed(self, low: Flags) -> Indices:
         """Return the largest sum of absolute differences."""
         return np.where(low, int(self.flat * THUMBNAIL_BYTES), int(self.detailed * THUMBNAIL_BYTES))

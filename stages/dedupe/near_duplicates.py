@@ -82,17 +82,18 @@ class NearDuplicates(GlobalStage):
             self._refuse("hash", "one of phash, dhash, pdq")
         if not 0 <= self.distance <= _LARGEST_DISTANCE[self.hash]:
             self._refuse("distance", f"0 to {_LARGEST_DISTANCE[self.hash]} bits for {self.hash}")
-        if not 0 <= self.thumbnail_distance <= 255:
-            self._refuse("thumbnail_distance", "0 to 255 levels")
-        if not 0 <= self.flat_thumbnail_distance <= self.thumbnail_distance:
-            self._refuse("flat_thumbnail_distance", "0 to thumbnail_distance levels")
-        if not 1 <= self.max_gain <= 4:
-            self._refuse("max_gain", "1 (brightness counts) to 4")
-        if not 0 <= self.min_detail < float("inf"):
-            self._refuse("min_detail", "at least 0 grey levels")
+        for name, allowed in self._closeness().bad_parameters(self.min_detail):
+            self._refuse(name, allowed)
         for name in ("max_comparisons", "max_pairs", "num_threads"):
             if getattr(self, name) < 1:
                 self._refuse(name, "at least 1")
+
+    def _closeness(self) -> _verify.Closeness:
+        return _verify.Closeness(
+            detailed=self.thumbnail_distance,
+            flat=self.flat_thumbnail_distance,
+            max_gain=self.max_gain,
+        )
 
     def _refuse(self, name: str, allowed: str) -> None:
         msg = f"near_duplicates: {name}={getattr(self, name)!r} is not allowed; use {allowed}"
@@ -163,13 +164,8 @@ class NearDuplicates(GlobalStage):
     def _verified(
         self, items: _verify.Items, groups: Indices, hash_pairs: Pairs
     ) -> tuple[Pairs, int]:
-        closeness = _verify.Closeness(
-            detailed=self.thumbnail_distance,
-            flat=self.flat_thumbnail_distance,
-            max_gain=self.max_gain,
-        )
         signatures = np.flatnonzero(groups == np.arange(len(groups)))
-        join = _verify.ThumbnailJoin(items, signatures, closeness)
+        join = _verify.ThumbnailJoin(items, signatures, self._closeness())
         comparisons = join.count_comparisons(hash_pairs)
         if comparisons > self.max_comparisons:
             what = f"{len(signatures):,} images with close or equal hashes"

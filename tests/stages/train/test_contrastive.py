@@ -7,7 +7,6 @@ import io
 import json
 import math
 import pickle
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -28,42 +27,15 @@ from winnow.stages.train.contrastive import Progress, TrainConfig, augment
 from winnow.stages.train.on_shards import train_on_shards
 from winnow.stages.train.shards import batch_indices, load_samples, shard_paths
 
-COLORS = {
-    "red": (220, 30, 30), "green": (20, 190, 40), "blue": (30, 40, 220), "yellow": (230, 220, 20),
-    "black": (10, 10, 10), "white": (250, 250, 250), "pink": (250, 130, 190),
-    "brown": (120, 70, 20),
-}  # fmt: skip
-MODEL: dict[str, Any] = {
-    "model_cfg": {
-        "embed_dim": 24,
-        "vision_cfg": {
-            "image_size": 32, "patch_size": 16, "width": 32, "layers": 1, "head_width": 16,
-        },
-        "text_cfg": {"context_length": 12, "vocab_size": 560, "width": 32, "heads": 2, "layers": 1},
-    },
-    "preprocess_cfg": {"resize_mode": "squash"},
-}  # fmt: skip
+from .cards import COLORS, architecture, card, write_shard
+
+MODEL = architecture()
+SIZE = (40, 56)
 
 
 class _Bomb:
     def __reduce__(self) -> tuple[Any, ...]:
         return (pytest.fail, ("a pickle was run",))
-
-
-def _jpeg(color: tuple[int, int, int], seed: int, size: tuple[int, int] = (40, 56)) -> bytes:
-    noise = np.random.default_rng(seed).normal(0, 12, (size[1], size[0], 3))
-    buffer = io.BytesIO()
-    Image.fromarray(np.clip(noise + color, 0, 255).astype(np.uint8)).save(buffer, "JPEG")
-    return buffer.getvalue()
-
-
-def _tar(path: Path, samples: list[dict[str, bytes]]) -> None:
-    with tarfile.open(path, "w") as tar:
-        for index, sample in enumerate(samples):
-            for ext, data in sample.items():
-                info = tarfile.TarInfo(f"{path.stem}-{index:04d}.{ext}")
-                info.size = len(data)
-                tar.addfile(info, io.BytesIO(data))
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +47,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
         samples = []
         for index in range(32):
             name = names[index % 8]
-            picture = _jpeg(COLORS[name], 100 * shard + index)
+            picture = card(COLORS[name], 100 * shard + index, SIZE)
             samples.append(
                 {
                     "jpg": picture,
@@ -85,7 +57,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 }
             )
         samples += [{"jpg": picture}, {"txt": b"words"}, {"jpg": b"no image", "txt": b"words"}]
-        _tar(folder / f"{shard:05d}.tar", samples)
+        write_shard(folder / f"{shard:05d}.tar", samples, prefix=f"{shard:05d}-")
     (folder / "sizes.json").write_text(json.dumps({f"{i:05d}.tar": 35 for i in range(3)}))
     (folder / "other.tar").write_bytes(b"not listed in sizes.json")
     return folder
@@ -127,7 +99,7 @@ def test_it_learns_and_the_stage_loads_the_result(trained: Path) -> None:
     stage = ClipScore(model=str(trained), batch_size=8)
     network = stage.setup(WorkerOptions()).model
     texts = network.embed_texts([f"a {name} card" for name in COLORS])
-    fresh = [Image.open(io.BytesIO(_jpeg(COLORS[n], 9000, (33, 61)))) for n in COLORS]
+    fresh = [Image.open(io.BytesIO(card(COLORS[n], 9000, (33, 61)))) for n in COLORS]
     pixels = torch.from_numpy(np.stack([network.preprocess.pixels(i) for i in fresh]))
     assert (network.embed_images(pixels) @ texts.T).argmax(1).tolist() == list(range(8))
 
@@ -312,8 +284,8 @@ def test_what_names_shards(shards: Path, tmp_path: Path) -> None:
     assert shard_paths([str(shards / "0*.tar")]) == three
     assert shard_paths([str(shards / "{00001..00002}.tar")]) == three[1:]
     assert shard_paths([three[2], three[0], three[2]]) == [three[2], three[0]]
-    _tar(tmp_path / "b.tar", [])
-    _tar(tmp_path / "a.tar", [])
+    write_shard(tmp_path / "b.tar", [])
+    write_shard(tmp_path / "a.tar", [])
     assert shard_paths([str(tmp_path)]) == [str(tmp_path / "a.tar"), str(tmp_path / "b.tar")]
     (tmp_path / "sizes.json").write_text('{"c.tar": 1}')
     with pytest.raises(SetupError, match=r"lists c.tar, which is not there"):
@@ -329,7 +301,7 @@ def test_samples_keep_order_and_pixels(shards: Path, tmp_path: Path) -> None:
     samples = load_samples(shard_paths([str(shards)]), tiny, scratch=tmp_path, num_threads=3)
     assert samples.texts[:9] == [f"a {name} card" for name in COLORS] + ["a red card"]
     assert samples.pixels.shape == (96, 4, 4, 3)
-    expected = Image.open(io.BytesIO(_jpeg(COLORS["blue"], 102))).resize((4, 4))
+    expected = Image.open(io.BytesIO(card(COLORS["blue"], 102, SIZE))).resize((4, 4))
     assert (samples.pixels[34] == np.asarray(expected)).all()
     again = load_samples(shard_paths([str(shards)]), tiny, scratch=tmp_path, num_threads=1)
     assert again.digest == samples.digest
@@ -365,7 +337,7 @@ def test_bad_input_is_refused_before_training(shards: Path, model: str, tmp_path
     with pytest.raises(SetupError, match="hold 96 usable samples .* fewer than a batch of 97"):
         train_on_shards([str(shards)], tmp_path, large, model=model)
     with pytest.raises(SetupError, match="no sample of 1 shards can be trained on"):
-        _tar(tmp_path / "bad.tar", [{"jpg": b"x", "txt": b"y"}])
+        write_shard(tmp_path / "bad.tar", [{"jpg": b"x", "txt": b"y"}])
         train_on_shards([str(tmp_path / "bad.tar")], tmp_path, CONFIG, model=model)
     with pytest.raises(RecipeError, match="vocabulary=100: use at least 514"):
         train_on_shards([str(shards)], tmp_path, CONFIG, model=model, vocabulary=100)

@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -28,29 +27,9 @@ from winnow.models.contrastive import load_model
 from winnow.stages.train.contrastive import ContrastiveTrainer
 from winnow.stages.train.distributed import run_local
 
-COLORS = {
-    "red": (220, 30, 30), "green": (20, 190, 40), "blue": (30, 40, 220), "yellow": (230, 220, 20),
-    "black": (10, 10, 10), "white": (250, 250, 250), "pink": (250, 130, 190),
-    "brown": (120, 70, 20),
-}  # fmt: skip
-MODEL: dict[str, Any] = {
-    "model_cfg": {
-        "embed_dim": 24,
-        "vision_cfg": {
-            "image_size": 32, "patch_size": 16, "width": 32, "layers": 1, "head_width": 16,
-            "patch_dropout": 0.25,
-        },
-        "text_cfg": {"context_length": 12, "vocab_size": 560, "width": 32, "heads": 2, "layers": 1},
-    },
-    "preprocess_cfg": {"resize_mode": "squash"},
-}  # fmt: skip
+from .cards import COLORS, architecture, card, write_shard
 
-
-def _jpeg(name: str, seed: int) -> bytes:
-    noise = np.random.default_rng(seed).normal(0, 12, (44, 40, 3))
-    buffer = io.BytesIO()
-    Image.fromarray(np.clip(noise + COLORS[name], 0, 255).astype(np.uint8)).save(buffer, "JPEG")
-    return buffer.getvalue()
+MODEL = architecture(patch_dropout=0.25)
 
 
 def _sample(index: int) -> dict[str, bytes]:
@@ -62,26 +41,16 @@ def _sample(index: int) -> dict[str, bytes]:
         "several": [f"a {wrong} card", " "] if index % 2 else [], "mixed": [index, name][index % 2],
     }  # fmt: skip
     return {
-        "jpg": _jpeg(name, index), "txt": f"a {name} card".encode(),
+        "jpg": card(COLORS[name], index, (40, 44)), "txt": f"a {name} card".encode(),
         "json": json.dumps(annotations).encode(),
     }  # fmt: skip
-
-
-def _write(path: Path, samples: list[dict[str, bytes]], start: int = 0) -> str:
-    with tarfile.open(path, "w") as tar:
-        for index, sample in enumerate(samples, start):
-            for ext, data in sample.items():
-                info = tarfile.TarInfo(f"key{index:04d}.{ext}")
-                info.size = len(data)
-                tar.addfile(info, io.BytesIO(data))
-    return str(path)
 
 
 def _dataset(folder: Path, samples: list[dict[str, bytes]], name: str = "train") -> Dataset:
     half = len(samples) // 2
     shards = (
-        _write(folder / f"{name}-0.tar", samples[:half]),
-        _write(folder / f"{name}-1.tar", samples[half:], start=half),
+        write_shard(folder / f"{name}-0.tar", samples[:half]),
+        write_shard(folder / f"{name}-1.tar", samples[half:], start=half),
     )
     return Dataset(name=name, shards=shards, digest="00", num_rows=len(samples))
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import io
 import json
-import tarfile
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 from open_clip.tokenizer import SimpleTokenizer
-from PIL import Image
 from safetensors.torch import load_file
 
 from winnow.contracts.errors import RecipeError, SetupError
@@ -28,33 +25,18 @@ from winnow.stages.train.contrastive import ContrastiveTrainer
 from winnow.stages.train.distributed import current_workers, run_local
 from winnow.stages.train.streaming import StreamConfig
 
-COLORS = {
-    "red": (220, 30, 30), "green": (20, 190, 40), "blue": (30, 40, 220), "yellow": (230, 220, 20),
-    "black": (10, 10, 10), "white": (250, 250, 250), "pink": (250, 130, 190),
-    "brown": (120, 70, 20),
-}  # fmt: skip
-MODEL: dict[str, Any] = {
-    "model_cfg": {
-        "embed_dim": 24,
-        "vision_cfg": {
-            "image_size": 32, "patch_size": 16, "width": 32, "layers": 1, "head_width": 16,
-        },
-        "text_cfg": {"context_length": 8, "vocab_size": 560, "width": 32, "heads": 2, "layers": 1},
-    },
-    "preprocess_cfg": {"resize_mode": "squash"},
-}  # fmt: skip
+from .cards import COLORS, architecture, card, write_shard
+
+MODEL = architecture(context_length=8)
 SHARDS, ROWS = 4, 16
 
 
 def _sample(index: int) -> dict[str, bytes]:
     names = list(COLORS)
     name = names[index % 8]
-    noise = np.random.default_rng(index).normal(0, 12, (40, 40, 3))
-    picture = io.BytesIO()
-    Image.fromarray(np.clip(noise + COLORS[name], 0, 255).astype(np.uint8)).save(picture, "PNG")
     wrong = None if index % 4 else f"a {names[(index + 1) % 8]} card"
     return {
-        "png": picture.getvalue(),
+        "png": card(COLORS[name], index, (40, 40), "PNG"),
         "txt": f"a {name} card {index}".encode(),
         "json": json.dumps({"wrong": wrong, "none": None, "index": index}).encode(),
     }
@@ -62,15 +44,11 @@ def _sample(index: int) -> dict[str, bytes]:
 
 def _dataset(folder: Path, samples: list[dict[str, bytes]]) -> Dataset:
     folder.mkdir(exist_ok=True)
-    shards = []
-    for shard in range(SHARDS):
-        shards.append(str(folder / f"{shard}.tar"))
-        with tarfile.open(shards[-1], "w") as tar:
-            for index in range(shard * ROWS, (shard + 1) * ROWS):
-                for extension, data in samples[index].items():
-                    info = tarfile.TarInfo(f"key{index:04d}.{extension}")
-                    info.size = len(data)
-                    tar.addfile(info, io.BytesIO(data))
+    starts = range(0, SHARDS * ROWS, ROWS)
+    shards = [
+        write_shard(folder / f"{n}.tar", samples[start : start + ROWS], start=start)
+        for n, start in enumerate(starts)
+    ]
     return Dataset(name="train", shards=tuple(shards), digest="ab", num_rows=len(samples))
 
 
