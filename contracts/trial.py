@@ -108,10 +108,10 @@ class Trainer(abc.ABC):
         """
 
     @abc.abstractmethod
-    def load(self, folder: Path, data: Dataset, hint: Mapping[str, Any]) -> Any:
+    def load(self, folder: Path, data: Dataset, columns: Sequence[str]) -> Any:
         """Return what evaluations measure: the trained model's view of an evaluation set.
 
-        ``hint``: columns of the samples' .json members that evaluations read ("columns").
+        ``columns``: of the samples' .json members, those that evaluations read.
         """
 
 

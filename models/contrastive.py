@@ -26,6 +26,7 @@ from torchvision.transforms import Compose, Normalize
 
 from winnow.contracts.errors import SetupError
 from winnow.models.checkpoint import CONFIG_NAME, WEIGHTS_NAME, ModelFiles
+from winnow.models.pixels import on_white
 from winnow.models.tokenizer import MERGES_NAME, Tokenizer, write_merges
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -71,19 +72,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
     Pillow's own conversion drops the alpha channel and shows whatever colour lies under it, which
     is mostly black: on drawings with a transparent ground this changes the picture.
     """
-    if image.mode == "RGB":
-        return image if "transparency" not in image.info else _on_white(image)
-    if image.has_transparency_data:
-        return _on_white(image)
+    image = on_white(image)
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    return image.convert("RGB")
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    layer = image.convert("RGBA")
-    white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
-    return Image.alpha_composite(white, layer).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _bounded_aspect(image: Image.Image) -> Image.Image:

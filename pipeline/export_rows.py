@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from winnow.contracts.exporter import Exporter
-from winnow.contracts.identity import stable_hash64
+from winnow.contracts.identity import stable_hashes64
 from winnow.pipeline.arrow_files import from_file
 from winnow.pipeline.columns import ColumnSet, Patches, ShardReader, read_payload
 from winnow.pipeline.shards import Shard
@@ -65,8 +65,9 @@ class ExportJob:
         order = []
         for number, shard in enumerate(shards):
             rows, uids = self.kept(shard)
-            for row, uid in zip(rows.tolist(), uids, strict=True):
-                order.append((stable_hash64(self.seed, uid), uid, number, row))
+            hashes = stable_hashes64((self.seed,), uids).tolist()
+            for hash64, uid, row in zip(hashes, uids, rows.tolist(), strict=True):
+                order.append((hash64, uid, number, row))
         order.sort()
         return order
 

@@ -156,9 +156,7 @@ class TrialUnit(Unit):
         from winnow.stages.evaluate._tables import measure_all
 
         columns = sorted({c for e in self.evaluations.values() for c in e.columns})
-        subject = self.spec.trainer.load(
-            folder, self._dataset(data, context), {"columns": tuple(columns)}
-        )
+        subject = self.spec.trainer.load(folder, self._dataset(data, context), columns)
         metrics, items = measure_all(self.evaluations, subject)
         where = evaluation_folder(self.spec, self.evaluations, data)
         self.storage.put(f"{where}/{ITEMS_FILE}", _parquet(items))

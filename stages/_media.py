@@ -195,15 +195,6 @@ def quiet_pillow() -> Iterator[None]:
 _quiet_filter: list[object] = []
 
 
-def on_white(image: Image.Image) -> Image.Image:
-    """Return the image as a white page shows it; an opaque image is returned as it is."""
-    if not image.has_transparency_data:
-        return image
-    layer = image.convert("RGBA")
-    page = Image.new("RGBA", layer.size, (255, 255, 255, 255))
-    return Image.alpha_composite(page, layer).convert("RGB")
-
-
 _Key = tuple[str, int, int | None]
 """Column, absolute row, min_side; None for all that was decoded at full size, or not at all."""
 

@@ -18,8 +18,9 @@ from winnow.contracts.media import REDUCED_SIDE, DecodedImage, Media
 from winnow.contracts.parameters import result
 from winnow.contracts.registry import register_stage
 from winnow.contracts.stage import Stage
+from winnow.models.pixels import on_white
 from winnow.stages._lanczos import lanczos_grids
-from winnow.stages._media import on_white, quiet_pillow
+from winnow.stages._media import quiet_pillow
 
 # Shape suffixes: N images, Y and X of the reduced grey image, U and V vertical and horizontal
 # frequency, C colour.

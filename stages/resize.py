@@ -14,7 +14,8 @@ from winnow.contracts.media import DecodedImage, Media
 from winnow.contracts.parameters import result
 from winnow.contracts.registry import register_stage
 from winnow.contracts.stage import Stage
-from winnow.stages._media import on_white, quiet_pillow
+from winnow.models.pixels import on_white
+from winnow.stages._media import quiet_pillow
 
 Mode = Literal["no", "border", "keep_ratio", "keep_ratio_largest", "center_crop"]
 Interpolation = Literal[

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -225,7 +225,7 @@ class ContrastiveTrainer(Trainer):
             saved=saved,
         )
 
-    def load(self, folder: Path, data: Dataset, hint: Mapping[str, Any]) -> Embeddings:
+    def load(self, folder: Path, data: Dataset, columns: Sequence[str]) -> Embeddings:
         """Embed an evaluation set with the model in ``folder``: any that clip_score can load.
 
         Captions are the .txt members, whichever ones it was trained on. Always in float32.
@@ -237,7 +237,6 @@ class ContrastiveTrainer(Trainer):
 
         torch.set_num_threads(self.num_threads)
         model = load_model(find_model(str(Path(folder).resolve())), device=self.device)
-        columns = tuple(hint.get("columns", ()))
         return embed_shards(model, data.shards, columns=columns, num_threads=self.num_threads)
 
     def _config(self, *, num_samples: int, seed: int) -> TrainConfig:

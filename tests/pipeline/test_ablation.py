@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -197,7 +197,7 @@ class _Breaks(Trainer):
         (folder / "model").write_text("m")
         return {"samples_seen": num_samples}
 
-    def load(self, folder: Path, data: Dataset, hint: Mapping[str, Any]) -> Embeddings:
+    def load(self, folder: Path, data: Dataset, columns: Sequence[str]) -> Embeddings:
         import numpy as np
 
         keys = [str(i) for i in range(8)]

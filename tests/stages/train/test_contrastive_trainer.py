@@ -127,7 +127,7 @@ def test_a_killed_trial_ends_with_the_same_weights_and_metrics(
     assert _weights(killed) == _weights(whole)
     assert sorted(p.name for p in killed.iterdir()) == sorted(p.name for p in whole.iterdir())
     assert not (killed / "training_state.pt").exists()
-    first, second = (trainer.load(f, data, {}).vectors["image"] for f in (whole, killed))
+    first, second = (trainer.load(f, data, ()).vectors["image"] for f in (whole, killed))
     assert (first == second).all()
 
 
@@ -174,7 +174,7 @@ def test_it_learns_and_says_what_evaluations_need(
     held_out[5] |= {"txt": b"  "}
     del held_out[7]["json"]
     test = _dataset(tmp_path, held_out, "test")
-    found = trainer.load(tmp_path, test, {"columns": ("class", "brightness", "index", "mixed")})
+    found = trainer.load(tmp_path, test, ("class", "brightness", "index", "mixed"))
     assert isinstance(found, Embeddings)
     assert found.rows["key"].to_pylist() == [f"key{i:04d}" for i in range(100)]
     captions = found.rows["caption"].to_pylist()
@@ -206,7 +206,7 @@ def _class(index: int) -> str:
 def test_vectors_are_those_of_the_model_one_by_one(data: Dataset) -> None:
     """Any model that clip_score can load; here a pretrained baseline."""
     trainer = ContrastiveTrainer(device="cpu")
-    found = trainer.load(PACKAGED["tiny"], data, {})
+    found = trainer.load(PACKAGED["tiny"], data, ())
     tiny = load_model(find_model("tiny"), device="cpu")
     for row in (0, 33, 63):
         sample = _sample(row)
@@ -239,7 +239,7 @@ def test_every_option_learns_repeats_itself_and_loads(
     trainer.train(data, tmp_path / "b", num_samples=640, seed=0)
     assert _weights(tmp_path / "a") == _weights(tmp_path / "b")
     assert load_file(tmp_path / "a" / "model.safetensors")["logit_scale"].dtype == torch.float32
-    found = trainer.load(tmp_path / "a", data, {})
+    found = trainer.load(tmp_path / "a", data, ())
     classes = found.embed_texts([f"a {name} card" for name in COLORS])
     nearest = (found.vectors["image"] @ classes.T).argmax(1)
     assert np.mean(nearest == np.arange(64) % 8) > 0.6

@@ -105,7 +105,7 @@ def test_a_stream_learns_with_clips_whole_vocabulary(
     ]  # fmt: skip
     network = load_model(find_model(str(tmp_path)), device="cpu").network
     assert network.token_embedding.weight.shape[0] == 49_408  # type: ignore[union-attr, index]
-    found = trainer.load(tmp_path, data, {})
+    found = trainer.load(tmp_path, data, ())
     classes = found.embed_texts([f"a {name} card" for name in COLORS])
     nearest = (found.vectors["image"] @ classes.T).argmax(1)
     assert np.mean(nearest == np.arange(64) % 8) > 0.6
