@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from winnow.contracts.errors import RecipeError
 from winnow.contracts.identity import UID_TYPE
-from winnow.contracts.parameters import effort, result
+from winnow.contracts.parameters import effort, later, result
 from winnow.contracts.registry import register_source
 from winnow.contracts.source import Source, SourceFile
 from winnow.stages.sources._scenes import LANGUAGES, SceneOptions
@@ -68,6 +68,8 @@ class SceneSource(Source):
             backgrounds and caption templates of "train", "validation" and "test" are disjoint
             (``_scenes.holdout``; the words are the same), whatever the seeds. Parts other than
             "all" paint more objects (``PAINTED_SHARE``), to have more attributes to tell apart.
+        num_concepts: draw from so many of the concepts only, null = all: a smaller world is learned
+            from fewer samples.
         host: of the URLs; it needs to exist only in the fetcher's ``resolve`` option (``serve``).
         rows_per_file: rows in a file; files are virtual: part-00000, part-00001 ...
 
@@ -105,6 +107,7 @@ class SceneSource(Source):
     part: Part = result("all")
     host: str = result("scenes.test")
     rows_per_file: int = result(1000)
+    num_concepts: int | None = later(None)
 
     def __post_init__(self) -> None:
         for name in ("num_rows", "rows_per_file"):
@@ -134,6 +137,7 @@ class SceneSource(Source):
                 aspects=self.aspects,
                 part=self.part,
                 color_share=0.4 if self.part == "all" else PAINTED_SHARE,
+                num_concepts=self.num_concepts,
             ),
             shares=checked_shares(self.noise),
             languages=self.languages or default_languages(),

@@ -22,7 +22,7 @@ from winnow.stages.sources._scenes.model import (
     SceneOptions,
     options_digest,
 )
-from winnow.stages.sources._scenes.sprites import CONCEPT, CONCEPTS, PAINTS, extent
+from winnow.stages.sources._scenes.sprites import CONCEPT, PAINTS, extent
 
 _GAP = 0.02  # least distance of two objects, as a fraction of the shorter side
 _SINK = 0.08  # how far an object stands in what it stands on, as a fraction of the latter's height
@@ -76,8 +76,7 @@ def _canvas(draw: Draw, options: SceneOptions) -> tuple[int, int]:
 @functools.cache
 def _cumulative(options: SceneOptions) -> tuple[tuple[str, ...], tuple[float, ...]]:
     """Concepts in order of rank, and the cumulative weights of the ranks."""
-    pool = options.concepts or CONCEPTS
-    ranked = tuple(sorted(pool, key=lambda name: stable_hash64("rank", name)))
+    ranked = tuple(sorted(options.pool, key=lambda name: stable_hash64("rank", name)))
     power = options.zipf_exponent if options.weights == "zipf" else 0.0
     return ranked, tuple(itertools.accumulate((r + 1) ** -power for r in range(len(ranked))))
 
@@ -101,7 +100,7 @@ def _beside(draw: Draw, options: SceneOptions, chosen: Sequence[str]) -> str:
 
 def _choose(draw: Draw, options: SceneOptions, count: int) -> tuple[list[str], bool]:
     """Return the concept of every instance; whether the second one is to stand on the first."""
-    pool = options.concepts or CONCEPTS
+    pool = options.pool
     supports = [c for c in pool if CONCEPT[c].support]
     # What stands, and what it stands on, are one of a kind: "a cat on a car" stays true. So
     # further objects need a third concept.

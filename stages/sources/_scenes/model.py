@@ -12,7 +12,7 @@ from typing import Literal
 
 from winnow.contracts.errors import RecipeError
 from winnow.contracts.identity import stable_hash64
-from winnow.stages.sources._scenes.sprites import CONCEPT
+from winnow.stages.sources._scenes.sprites import CONCEPT, CONCEPTS
 
 Box = tuple[float, float, float, float]
 Part = Literal["all", "train", "validation", "test"]
@@ -31,6 +31,8 @@ PATTERNS: tuple[Pattern, ...] = (
 BACKGROUND_COLORS = (
     "red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "gray", "white",
 )  # fmt: skip
+LEAST_CONCEPTS = 80
+"""With fewer, some concept of a held-out part has nothing that fits beside it (``holdout``)."""
 SMALL, LARGE = 0.2, 0.5
 """Bounds of the size words: square root of the box's area over the canvas's shorter side."""
 
@@ -49,6 +51,7 @@ class SceneOptions:
     color_share: chance that an object that can be painted is.
     max_rotation: degrees, in steps of 3, both ways.
     concepts: only these; empty = all.
+    num_concepts: only the first so many of ``ranked_concepts()``, in any part; None = all.
     backgrounds: only these patterns.
     part: what the scenes hold out from one another (``holdout``); "all" holds out nothing. The
         other parts draw from all concepts.
@@ -67,6 +70,7 @@ class SceneOptions:
     concepts: tuple[str, ...] = ()
     backgrounds: tuple[Pattern, ...] = PATTERNS
     part: Part = "all"
+    num_concepts: int | None = None
 
     def __post_init__(self) -> None:
         _require(
@@ -88,6 +92,22 @@ class SceneOptions:
             self.part == "all" or not self.concepts,
             f"part={self.part!r} draws from all concepts; leave concepts={self.concepts} out",
         )
+        least, most = 1 if self.part == "all" else LEAST_CONCEPTS, len(CONCEPTS)
+        _require(
+            self.num_concepts is None or least <= self.num_concepts <= most,
+            f"num_concepts={self.num_concepts}; use {least} to {most} with part={self.part!r}",
+        )
+        _require(
+            self.num_concepts is None or not self.concepts,
+            "num_concepts and concepts exclude one another; leave one of them out",
+        )
+
+    @property
+    def pool(self) -> tuple[str, ...]:
+        """The concepts that scenes are made of."""
+        if self.num_concepts is not None:
+            return ranked_concepts()[: self.num_concepts]
+        return self.concepts or CONCEPTS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -180,11 +200,18 @@ class Scene:
 
 
 @functools.cache
+def ranked_concepts() -> tuple[str, ...]:
+    """Return all concepts in a fixed shuffle: a hash of the name, so a new one moves no other."""
+    return tuple(sorted(CONCEPTS, key=lambda name: stable_hash64("rank", name)))
+
+
+@functools.cache
 def options_digest(options: SceneOptions) -> str:
     """Return 8 hex digits that stand for the options."""
     values = [(f.name, getattr(options, f.name)) for f in fields(options)]
-    # Webs without parts keep the digests, and so the URLs, that they had before there were parts.
-    flat = repr([value for value in values if value != ("part", "all")])
+    # Webs keep the digests, and so the URLs, that they had before there was such an option.
+    added = (("part", "all"), ("num_concepts", None))
+    flat = repr([value for value in values if value not in added])
     return f"{stable_hash64('options', flat) >> 32:08x}"
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from winnow.contracts.errors import RecipeError
 from winnow.stages.sources._scenes import CONCEPTS, Scene, SceneOptions, scene
+from winnow.stages.sources._scenes.model import ranked_concepts
 from winnow.stages.sources._scenes.sprites import CONCEPT, extent
 
 ANY = SceneOptions()
@@ -199,3 +200,22 @@ def test_zipf_weights_fall_with_rank() -> None:
 def test_bad_options_say_what_is_allowed(changes: dict[str, object], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         SceneOptions(**changes)  # type: ignore[arg-type]
+
+
+def test_a_smaller_world_is_made_of_the_first_concepts() -> None:
+    wanted = set(ranked_concepts()[:80])
+    for part in ("train", "validation", "test"):
+        options = SceneOptions(part=part, num_concepts=80)
+        scenes = [scene(3, index, options) for index in range(200)]
+        assert {o.concept for s in scenes for o in s.objects} <= wanted
+        assert max(len(s.groups) for s in scenes) == 4
+    larger = ranked_concepts()[:81]
+    assert set(larger) > wanted
+
+
+def test_a_world_too_small_for_held_out_pairs_is_refused() -> None:
+    with pytest.raises(RecipeError, match="num_concepts=79; use 80 to "):
+        SceneOptions(part="test", num_concepts=79)
+    with pytest.raises(RecipeError, match="num_concepts=0; use 1 to "):
+        SceneOptions(num_concepts=0)
+    assert SceneOptions(num_concepts=1).pool == ranked_concepts()[:1]
