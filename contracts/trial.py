@@ -135,6 +135,46 @@ class Embeddings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Generated:
+    """One generated text. log_likelihood: sum of the natural logarithms of its tokens'
+    probabilities, the end-of-text token included where it came. finished: whether it did; False =
+    cut at the limit."""
+
+    text: str
+    log_likelihood: float
+    num_tokens: int
+    finished: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Captioner:
+    """A model that answers in words about an evaluation set's pictures: the subject "captions".
+
+    rows: N rows: ``key`` and ``caption`` (strings), then the columns that were asked for.
+    generate: (rows, prompts, most tokens) -> one greedy answer per prompt, about the picture of
+        the row of the same place; one picture may be asked several times.
+    token_log_likelihoods: (rows, prompts, answers) -> per answer the natural logarithm of each
+        token's probability, given the picture, the prompt and the tokens before it; the
+        end-of-text token is not counted. The picture may be another row's: that is a swap.
+    tokens: answer -> its tokens as (start, end) character offsets, one per log-likelihood.
+    use_of_image: (rows, prompts, answers) -> per answer and token how much the layers take from
+        the picture (``use_kind``: "attention_mass", the share of attention on the prefix's
+        tokens, comparable only between prefixes of equal length; "gate_ratio", the norm of a gated
+        block's update over that of its residual); None where a model gives neither.
+    facts: what tables print beside the scores: "parameters", "trained_parameters",
+        "image_tokens", "flops_per_image" (multiply-adds count two), ...
+    """
+
+    rows: pa.Table
+    generate: Callable[[Sequence[int], Sequence[str], int], list[Generated]]
+    token_log_likelihoods: Callable[[Sequence[int], Sequence[str], Sequence[str]], list[Floats]]
+    tokens: Callable[[str], list[tuple[int, int]]]
+    use_of_image: Callable[[Sequence[int], Sequence[str], Sequence[str]], list[Floats]] | None
+    use_kind: str
+    facts: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Score:
     """One measured number. items: value per item where ``value`` is their mean; keys: their names
     (the samples' keys), in the same order. num_items counts what the value was computed from."""
