@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from winnow.contracts.errors import RecipeError, SetupError
+from winnow.contracts.model_names import TRAINED_PREFIX
 from winnow.models.tokenizer import MERGES_NAME
 
 CONFIG_NAME = "open_clip_config.json"
@@ -142,7 +143,8 @@ def find_model(model: str, pretrained: str | None = None) -> ModelFiles:
 
 def check_name(model: str, pretrained: str | None) -> None:
     """Raise RecipeError where the two names cannot mean a model; reads no weights."""
-    described = model in PACKAGED or _is_path(model) or model.startswith(HUB_PREFIX)
+    described = model in PACKAGED or _is_path(model)
+    described = described or model.startswith((HUB_PREFIX, TRAINED_PREFIX))
     if described and pretrained is not None:
         msg = (
             f"pretrained={pretrained!r} goes with the name of an open_clip architecture, but "

@@ -129,6 +129,7 @@ class _Run:
         check_sets(self.storage, self.study, sets)
         manifests = [self.storage.url(f"{s.folder}/manifest.parquet") for s in sets]
         self.recipes = Recipes(self.study, manifests=manifests)
+        self._train_models(sets)
         pool_rows = self._annotate()
         if pool_rows >= AUTO_RAY_ROWS and self.options.executor == "auto":
             self._hold_ray()
@@ -218,33 +219,33 @@ class _Run:
             )
             return drive.run(units)
 
-    def _train_scorers(self) -> None:
-        """Train one model per fold of every scorer that has folds."""
-        folders: dict[str, list[str]] = {}
-        names: dict[str, str] = {}
-        specs: list[TrialSpec] = []
-        for key, scorer in self.study.settings.scorers.items():
-            if not scorer.folds:
-                continue
-            if not self.storage.is_local:
-                msg = (
-                    f"the scorer {key} is trained here and read by path, which an object store "
-                    "does not give; use a local or shared workspace"
-                )
-                raise SetupError(msg)
-            folders[key] = []
-            for fold in range(scorer.folds):
-                recipe = self.recipes.fold(key, scorer, fold)
-                spec = TrialSpec(
-                    trainer=self.study.changed_trainer(scorer),
-                    train=self._export(recipe, recipe.name, quiet=True),
-                    num_samples=scorer.samples_seen,
-                    seed=scorer.seed,
-                )
-                spec.trainer.check(_sizes(spec.train), spec.num_samples)
-                names[spec.fingerprint()] = f"scorer {key}, without fold {fold}"
-                specs.append(spec)
-                folders[key].append(self.storage.path(spec.checkpoint))
+    def _train_models(self, sets: tuple[Exported, ...]) -> None:
+        """Train the study's own models, each after the stages that come before its first use."""
+        learned: dict[str, str] = {}
+        for name in self.study.models:
+            self._require_local(f"the model {name}")
+            recipe = self.recipes.model(name)
+            if self.study.settings.models[name].recipe is None:
+                self._annotate()
+            data = self._export(recipe, recipe.name)
+            check_apart(self.storage, sets, [data])
+            model = self.study.settings.models[name]
+            spec = TrialSpec(
+                trainer=self.study.model_trainer(name, learned),
+                train=data,
+                num_samples=model.samples_seen,
+                seed=model.seed,
+            )
+            self._train_first([spec], {spec.fingerprint(): f"the model {name}"})
+            learned[name] = self.storage.path(spec.checkpoint)
+            self.recipes = Recipes(
+                self.study, manifests=self.recipes.manifests, learned=dict(learned)
+            )
+
+    def _train_first(self, specs: Sequence[TrialSpec], names: dict[str, str]) -> None:
+        """Train models that the arms need; the study ends where one cannot be had."""
+        for spec in specs:
+            spec.trainer.check(_sizes(spec.train), spec.num_samples)
         untrained = [s for s in specs if not s.is_trained(self.storage)]
         if untrained and not self.may_train:
             msg = f"{names[untrained[0].fingerprint()]}: not trained yet, nothing to report"
@@ -254,7 +255,38 @@ class _Run:
             key, error = next(iter(failed.items()))
             msg = f"{names[key]} failed: {error}"
             raise ShardError(msg, retryable=False)
-        self.recipes = Recipes(self.study, folders, self.recipes.manifests)
+
+    def _require_local(self, what: str) -> None:
+        if not self.storage.is_local:
+            msg = (
+                f"{what} is trained here and read by path, which an object store "
+                "does not give; use a local or shared workspace"
+            )
+            raise SetupError(msg)
+
+    def _train_scorers(self) -> None:
+        """Train one model per fold of every scorer that has folds."""
+        folders: dict[str, list[str]] = {}
+        names: dict[str, str] = {}
+        specs: list[TrialSpec] = []
+        for key, scorer in self.study.settings.scorers.items():
+            if not scorer.folds:
+                continue
+            self._require_local(f"the scorer {key}")
+            folders[key] = []
+            for fold in range(scorer.folds):
+                recipe = self.recipes.fold(key, scorer, fold)
+                spec = TrialSpec(
+                    trainer=self.study.changed_trainer(scorer),
+                    train=self._export(recipe, recipe.name, quiet=True),
+                    num_samples=scorer.samples_seen,
+                    seed=scorer.seed,
+                )
+                names[spec.fingerprint()] = f"scorer {key}, without fold {fold}"
+                specs.append(spec)
+                folders[key].append(self.storage.path(spec.checkpoint))
+        self._train_first(specs, names)
+        self.recipes = Recipes(self.study, folders, self.recipes.manifests, self.recipes.learned)
 
     def _entry(
         self, arm: ArmEntry, kind: str, data: Exported, budget: int, seed: int

@@ -87,16 +87,24 @@ def _verdict(analysis: Analysis) -> Figure | None:
         axis.margins(x=0.12)
         _cut(axis, [c for c in shown if c.pair.metric == metric])
         axis.set_ylim(-0.6, len(rows) - 0.4)
-        labels = [f"{plain(arm, 30)}, {budget}x" for _, arm, budget in rows][::-1]
+        labels = [_row_label(analysis, *row) for row in rows][::-1]
         axis.set_yticks(range(len(rows)), labels if place == 0 else [""] * len(rows), color=INK)
         axis.tick_params(axis="y", length=0)
         axis.spines["left"].set_visible(False)
-        axis.set_xlabel(_towards(analysis.results.direction(metric)))
+        axis.set_xlabel(_towards(analysis, metric))
     return figure
 
 
-def _towards(higher_is_better: bool | None) -> str:
+def _row_label(analysis: Analysis, role: str, arm: str, budget: int) -> str:
+    rival = analysis.design.primary_against if role == "primary" else ""
+    return f"{plain(arm, 30)}{f' - {plain(rival, 30)}' if rival else ''}, {budget}x"
+
+
+def _towards(analysis: Analysis, metric: str) -> str:
     said = "difference to random of the same size"
+    if analysis.design.primary_against:
+        said += ", or as named"
+    higher_is_better = analysis.results.direction(metric)
     if higher_is_better is None:
         return said
     return said + (

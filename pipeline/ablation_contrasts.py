@@ -29,9 +29,10 @@ Role = Literal["primary", "control", "raw", "model", "peak", "slice"]
 class Pair:
     """A contrast before it is measured: ``arm`` minus ``other`` on the test split.
 
-    role: "primary" is the primary arm against random of its size; "control" another arm against
-    random of its size; "raw" an arm against the raw pool; "model" another trainer on the same rows;
-    "peak" a fraction against an end of its curve; "slice" the primary arm against random on one
+    role: "primary" is the primary arm against random of its size, or against the arm that the study
+    names; "control" an arm against random of its size, where that is not primary; "raw" an arm
+    against the raw pool; "model" another trainer on the same rows; "peak" a fraction against an end
+    of its curve; "slice" the primary arm against random on one
     slice. other "": nothing to compare with.
     """
 
@@ -254,7 +255,11 @@ def _arm_pairs(
     if arm.kind != "arm" or arm.name == design.raw_arm:
         return
     control = results.control(arm)
-    role: Role = "primary" if arm.name == design.primary_arm else "control"
+    rival = design.primary_against
+    role: Role = "primary" if arm.name == design.primary_arm and not rival else "control"
+    if arm.name == design.primary_arm and rival:
+        other = rival if results.arm(rival, arm.budget) is not None else ""
+        yield Pair(metric=metric, budget=arm.budget, role="primary", arm=arm.name, other=other)
     if control is not None or role == "primary":
         other = "" if control is None else control.name
         yield Pair(metric=metric, budget=arm.budget, role=role, arm=arm.name, other=other)

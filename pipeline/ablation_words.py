@@ -12,7 +12,7 @@ import numpy as np
 from winnow.pipeline.ablation_contrasts import Analysis, Contrast, Curve, Peak
 from winnow.pipeline.ablation_results import Arm
 from winnow.pipeline.report_text import plain
-from winnow.pipeline.statistics import t_reach
+from winnow.pipeline.statistics import Design, t_reach
 
 Tone = Literal["good", "bad", "open"]
 LONGEST = 400
@@ -27,10 +27,16 @@ class Answer:
     tone: Tone
 
 
+def rival_of(design: Design) -> str:
+    """Return what the primary arm is compared with."""
+    return plain(design.primary_against, 60) or "random data of the same size"
+
+
 def answer(analysis: Analysis) -> Answer:
     """Say whether the primary arm helped, over all contrasts that were named as primary."""
     found = analysis.headlines
     arm = plain(analysis.design.primary_arm, 60)
+    rival = rival_of(analysis.design)
     measured = [c for c in found if c.verdict != "not measured"]
     counts = {
         word: sum(c.verdict == word for c in found)
@@ -47,19 +53,19 @@ def answer(analysis: Analysis) -> Answer:
     prefix = "Exploratory: " if few else ""
     better, worse = counts["better"], counts["worse"]
     if better == len(found):
-        said, tone = f"{arm} beats random data of the same size", "good"
+        said, tone = f"{arm} beats {rival}", "good"
     elif worse == len(found):
-        said, tone = f"{arm} loses to random data of the same size", "bad"
+        said, tone = f"{arm} loses to {rival}", "bad"
     elif better and not worse:
-        said = f"{arm} beats random data of the same size in {better} of {len(found)} contrasts"
+        said = f"{arm} beats {rival} in {better} of {len(found)} contrasts"
         tone = "good"
     elif worse and not better:
-        said = f"{arm} loses to random data of the same size in {worse} of {len(found)} contrasts"
+        said = f"{arm} loses to {rival} in {worse} of {len(found)} contrasts"
         tone = "bad"
     elif better:
         said, tone = f"mixed: {arm} is better in {better} contrasts and worse in {worse}", "open"
     else:
-        said, tone = f"no difference shown between {arm} and random data of the same size", "open"
+        said, tone = f"no difference shown between {arm} and {rival}", "open"
     headline = prefix + said
     return Answer(headline=headline[:1].upper() + headline[1:], detail=detail, tone=tone)  # type: ignore[arg-type]
 
@@ -67,7 +73,9 @@ def answer(analysis: Analysis) -> Answer:
 def contrast_sentence(analysis: Analysis, contrast: Contrast) -> str:
     """Return one contrast as a sentence, with its interval, corrected p, seeds and items."""
     pair, estimate = contrast.pair, contrast.estimate
-    against = "random of the same size" if pair.role in ("primary", "control") else pair.other
+    against = pair.other
+    if pair.role == "control" or (pair.role == "primary" and not analysis.design.primary_against):
+        against = "random of the same size"
     arm, against = plain(pair.arm, 60), plain(against, 60)
     if pair.role == "model":
         against += " (the same rows)"

@@ -15,6 +15,7 @@ from winnow.contracts.trial import Trainer
 from winnow.filters.rules import PriorityCover
 from winnow.pipeline.recipe import FilterEntry, Recipe, load_recipe, recipe_of
 from winnow.pipeline.study import ArmEntry, Rows, Scorer, Study, kept
+from winnow.pipeline.study_models import ready_stages
 
 EXPORT = "train"
 TRUTH = "truth_"
@@ -25,7 +26,8 @@ class Recipes:
     """Composes a study's recipes.
 
     models: scorer -> the model folders of its folds. manifests: those of the evaluation sets, for a
-    study that keeps look-alikes of them out of its pool.
+    study that keeps look-alikes of them out of its pool. learned: the study's own models, name ->
+    folder; the study's stages end before the first one that names a model which is not there.
     """
 
     def __init__(
@@ -33,13 +35,20 @@ class Recipes:
         study: Study,
         models: Mapping[str, Sequence[str]] | None = None,
         manifests: Sequence[str] = (),
+        learned: Mapping[str, str] | None = None,
     ) -> None:
         self.study, self.models, self.manifests = study, models or {}, manifests
+        self.learned = learned or {}
+
+    @property
+    def stages(self) -> dict[str, Any]:
+        """The study's stages, as far as the models that they name are trained."""
+        return ready_stages(self.study.settings.stages, self.learned)
 
     def arm(self, arm: ArmEntry) -> Recipe:
         """Return the recipe of an arm."""
         trainer = self.study.changed_trainer(arm.rows)
-        recipe = self._of_pool(arm.name, arm.rows, trainer)
+        recipe = self._of_pool(arm.name, arm.rows, trainer, arm.rows.export)
         if not arm.is_oracle:
             _refuse_truth(recipe, trainer, arm.name)
         return recipe
@@ -50,6 +59,21 @@ class Recipes:
         name = f"random-{count}-{seed}"
         trainer = self.study.changed_trainer(arm.rows)
         return self._of_pool(name, Rows(keep=[], add={"random_rows": rule}), trainer)
+
+    def model(self, name: str) -> Recipe:
+        """Return the recipe of what one of the study's models learns from."""
+        rows, label = self.study.settings.models[name], f"the model {name}"
+        trainer = self.study.model_trainer(name, self.learned)
+        if rows.recipe is None:
+            recipe = self._of_pool(f"model-{name}", rows, trainer, rows.export)
+        else:
+            data = dict(load_recipe(self.study.base / rows.recipe, rows.set).resolved)
+            data = copy.deepcopy(data)
+            _set_filters(data, [rows])
+            _require_usable(data, rows.export)
+            recipe = self._parsed(data, f"model-{name}", trainer.columns, rows.export)
+        _refuse_truth(recipe, trainer, label)
+        return recipe
 
     def fold(self, name: str, scorer: Scorer, fold: int) -> Recipe:
         """Return the recipe of what the scorer of one fold trains on: all other folds."""
@@ -72,7 +96,7 @@ class Recipes:
         changes = [*study.settings.set, *rows.set] if own else rows.set
         data = copy.deepcopy(dict(load_recipe(path, changes).resolved))
         if own:
-            _add_stages(data, study.settings.stages)
+            _add_stages(data, self.stages)
         _set_filters(data, [rows])
         export = study.settings.export if own else {}
         return self._parsed(data, f"evaluation-{name}", study.columns(), export)
@@ -81,10 +105,12 @@ class Recipes:
         """Return the recipe of the whole pool."""
         return self._of_pool("pool", Rows(keep=[]), self.study.trainer)
 
-    def _of_pool(self, name: str, rows: Rows, trainer: Trainer) -> Recipe:
+    def _of_pool(
+        self, name: str, rows: Rows, trainer: Trainer, changes: Mapping[str, Any] | None = None
+    ) -> Recipe:
         study = self.study
         data = copy.deepcopy(dict(study.recipe))
-        _add_stages(data, study.settings.stages)
+        _add_stages(data, self.stages)
         for key, folders in self.models.items():
             _add_stages(data, {f"{key}_scores": _scorer_stage(study, key, folders)})
         pool = study.settings.pool
@@ -94,8 +120,9 @@ class Recipes:
             rule = {"use": "not_near_evaluation", "on_null": "keep"}
             pool = pool.model_copy(update={"add": {**pool.add, "apart": rule}})
         _set_filters(data, [pool, rows])
-        _require_usable(data, study.settings.export)
-        return self._parsed(data, name, trainer.columns, study.settings.export)
+        export = {**study.settings.export, **(changes or {})}
+        _require_usable(data, export)
+        return self._parsed(data, name, trainer.columns, export)
 
     def _parsed(
         self, data: dict[str, Any], name: str, columns: Iterable[str], changes: Mapping[str, Any]

@@ -75,8 +75,9 @@ class Published:
 class Design:
     """What an ablation compares: fixed before the first trial runs.
 
-    metrics: the primary metrics; only they are contrasted. scorers: scorer column -> its label, in
-    the order in which they are shown. descriptions: label -> arm -> number that describes the
+    metrics: the primary metrics; only they are contrasted. primary_against: the arm that the
+    primary arm is to beat, "" for random rows, equally many. scorers: scorer column -> its label,
+    in the order in which they are shown. descriptions: label -> arm -> number that describes the
     selection and measures no model (a reference CLIPScore). facts: label -> text that is printed as
     it is (pool, splits, trainer). fingerprints: name -> digest. alpha: chance of any false
     "better" or "worse" in the whole table. headline_weight: the primary arm's part of alpha.
@@ -86,6 +87,7 @@ class Design:
     description: str = ""
     metrics: tuple[str, ...]
     primary_arm: str = "curated"
+    primary_against: str = ""
     raw_arm: str = "raw"
     seeds: tuple[int, ...]
     budgets: tuple[int, ...] = (1,)

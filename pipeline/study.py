@@ -20,6 +20,7 @@ from winnow.contracts.errors import RecipeError
 from winnow.contracts.registry import EVALUATIONS, TRAINERS, Registry
 from winnow.contracts.trial import Evaluation, Trainer
 from winnow.pipeline.recipe import load_recipe, override
+from winnow.pipeline.study_models import named_models, training_order, with_models
 from winnow.pipeline.yaml_places import Places, load_yaml
 
 ORACLE = "oracle"
@@ -63,6 +64,9 @@ class Arm(Rows):
         default="", description="The scorer that it ranks by, for the curves."
     )
     trial: dict[str, Any] = pydantic.Field(default={}, description="Changes of the study's trial.")
+    export: dict[str, Any] = pydantic.Field(
+        default={}, description="Changes of the export, such as text: another caption column."
+    )
 
 
 class Scorer(Rows):
@@ -77,12 +81,28 @@ class Scorer(Rows):
     trial: dict[str, Any] = pydantic.Field(default={}, description="Changes of the study's trial.")
 
 
+class Learned(Rows):
+    """A model that is trained before the arms, on some rows; stages name it ``trained:NAME``."""
+
+    trial: dict[str, Any] = pydantic.Field(
+        default={}, description="Its trainer, `use: ...`; without `use`, changes of the study's."
+    )
+    samples_seen: int = pydantic.Field(ge=1)
+    seed: int = pydantic.Field(default=1_000, ge=0)
+    export: dict[str, Any] = pydantic.Field(
+        default={}, description="Changes of the export that it learns from, such as text."
+    )
+
+
 class Primary(pydantic.BaseModel):
     """The contrast that is named before the run: an arm against random rows, equally many."""
 
     model_config = _STRICT
 
     arm: str = "curated"
+    against: str = pydantic.Field(
+        default="", description="Another arm; without it, random rows, equally many."
+    )
     metrics: list[str] = pydantic.Field(min_length=1)
 
 
@@ -121,6 +141,7 @@ class Settings(pydantic.BaseModel):
     samples_seen: int = pydantic.Field(ge=1)
     budgets: list[int] = [1]
     seeds: list[int] = [0]
+    models: dict[str, Learned] = {}
     scorers: dict[str, Scorer] = {}
     arms: dict[str, Arm] = {"curated": Arm()}
     leave_one_out: list[str] = []
@@ -163,11 +184,21 @@ class Study:
         """The primary contrast."""
         return self.settings.primary
 
+    @property
+    def models(self) -> list[str]:
+        """The models that are trained before the arms, in the order of their training."""
+        values = {name: model_values(self.settings, name) for name in self.settings.models}
+        return training_order(self.settings.stages, values)
+
     def changed_trainer(self, rows: Arm | Scorer) -> Trainer:
         """Return the study's trainer with an arm's or a scorer's own parameters."""
         values = parameters.validate_some(type(self.trainer), rows.trial)
         changed: Trainer = dataclasses.replace(self.trainer, **values)  # type: ignore[type-var]
         return changed
+
+    def model_trainer(self, name: str, folders: Mapping[str, str]) -> Trainer:
+        """Return the trainer of a model; ``folders`` are the models that are trained already."""
+        return make_trainer(self.settings, name, folders)
 
     def columns(self) -> tuple[str, ...]:
         """Columns of the evaluation sets that evaluations read; all have a key and a caption."""
@@ -200,6 +231,19 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
     base = Path(path).parent
     recipe = load_recipe(base / settings.recipe, settings.set)
     return _Checker(settings, places, recipe.resolved).study(base, file)
+
+
+def make_trainer(settings: Settings, name: str, folders: Mapping[str, str]) -> Trainer:
+    """Return the trainer of one of a study's models."""
+    values = with_models(model_values(settings, name), folders)
+    factory = TRAINERS.find(values.pop("use"))
+    return factory(**parameters.validate(factory, values))  # type: ignore[no-any-return]
+
+
+def model_values(settings: Settings, name: str) -> dict[str, Any]:
+    """Return the trainer of a model as plain data: its own, or the study's with changes."""
+    own = settings.models[name].trial
+    return dict(own) if "use" in own else {**settings.trial, **own}
 
 
 def kept(rows: Rows, recipe: Mapping[str, Any]) -> list[str]:
@@ -238,6 +282,9 @@ class _Checker:
         primary = settings.primary
         if primary is not None and primary.arm not in names:
             self._mistake(("primary", "arm"), f"there is no arm {primary.arm!r}", names)
+        if primary is not None and primary.against and primary.against not in names:
+            self._mistake(("primary", "against"), f"there is no arm {primary.against!r}", names)
+        self._check_models()
         for name, arm in settings.arms.items():
             if arm.scorer and arm.scorer not in settings.scorers:
                 said = f"there is no scorer {arm.scorer!r}"
@@ -272,6 +319,7 @@ class _Checker:
         places: list[tuple[tuple[str, ...], Rows]] = [(("pool",), settings.pool)]
         places += [(("arms", k), v) for k, v in settings.arms.items()]
         places += [(("scorers", k), v) for k, v in settings.scorers.items()]
+        places += [(("models", k), v) for k, v in settings.models.items()]
         places += [(("evaluation", k), v) for k, v in settings.evaluation.items()]
         for path, rows in places:
             named = [*rows.without, *(rows.keep if rows.keep != "all" else [])]
@@ -279,10 +327,10 @@ class _Checker:
             unknown = [n for n in named if n not in allowed]
             if unknown and rows.recipe is None:
                 self._mistake(path, f"the recipe has no filter {unknown[0]!r}", allowed)
-            if rows.recipe is not None and path[0] != "evaluation":
-                said = "only an evaluation set may come from another recipe"
+            if rows.recipe is not None and path[0] not in ("evaluation", "models"):
+                said = "only an evaluation set, or what a model learns from, may be another recipe"
                 self._mistake((*path, "recipe"), said, [])
-            if rows.set and rows.recipe is None and path[0] != "evaluation":
+            if rows.set and rows.recipe is None and path[0] not in ("evaluation",):
                 self._mistake((*path, "set"), "all arms share one pool: use the study's set", [])
 
     def _check_trials(self, trainer: Trainer) -> None:
@@ -292,6 +340,27 @@ class _Checker:
                 values = {"use": trainer.name, **settings.trial, **rows.trial}
                 if rows.trial:
                     self._make(TRAINERS, (section, key, "trial"), values)
+
+    def _check_models(self) -> None:
+        settings, known = self.settings, list(self.settings.models)
+        used = [*named_models(settings.stages)]
+        for name in known:
+            values = model_values(settings, name)
+            self._make(TRAINERS, ("models", name, "trial"), values)
+            used += named_models(values)
+        for name in dict.fromkeys(used):
+            if name not in known:
+                self._mistake(("stages",), f"there is no model {name!r} to be trained", known)
+        every = {name: model_values(settings, name) for name in known}
+        order = training_order(settings.stages, every)
+        for name in known:
+            if name not in order:
+                said = f"no stage names trained:{name}, so nothing would come of it"
+                self._mistake(("models", name), said, [])
+            late = [other for other in named_models(every[name]) if other in order]
+            if any(order.index(other) > order.index(name) for other in late if name in order):
+                said = f"it starts from {late[0]}, which starts from it"
+                self._mistake(("models", name, "trial"), said, [])
 
     def _check_numbers(self) -> None:
         for name in ("budgets", "seeds"):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from winnow.contracts.errors import SetupError
+from winnow.contracts.model_names import TRAINED_PREFIX
 from winnow.pipeline.arms import Recipes, shared_columns
 from winnow.pipeline.plan import Plan, make_plan
 from winnow.pipeline.study import ArmEntry, Study
@@ -30,9 +31,14 @@ def plan_study(study: Study, chosen: Sequence[ArmEntry]) -> StudyPlan:
     Fails: RecipeError for a recipe that cannot be made, or that reads what nothing writes.
     """
     scorers = {k: s for k, s in study.settings.scorers.items() if s.folds}
-    recipes = Recipes(study, {k: [STAND_IN] * s.folds for k, s in scorers.items()})
+    learned: dict[str, str] = {}
+    for name in study.models:
+        make_plan(Recipes(study, learned=learned).model(name))
+        learned[name] = f"{TRAINED_PREFIX}{name}"
+    stand_ins = {k: [STAND_IN] * s.folds for k, s in scorers.items()}
+    recipes = Recipes(study, stand_ins, learned=learned)
     for key, scorer in scorers.items():
-        make_plan(Recipes(study).fold(key, scorer, 0))
+        make_plan(Recipes(study, learned=learned).fold(key, scorer, 0))
     sets: dict[str, Plan] = {
         name: make_plan(recipes.evaluation(name)) for name in study.settings.evaluation
     }

@@ -38,6 +38,7 @@ def design_of(study: Study, outcome: Outcome, metrics: Sequence[str]) -> Design:
         description=settings.description,
         metrics=tuple(primary.metrics if primary else metrics),
         primary_arm=primary.arm if primary else study.arms[0].name,
+        primary_against=primary.against if primary else "",
         raw_arm=RAW,
         seeds=tuple(settings.seeds),
         budgets=tuple(sorted(settings.budgets)),
