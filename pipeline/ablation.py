@@ -221,23 +221,31 @@ class _Run:
 
     def _train_models(self, sets: tuple[Exported, ...]) -> None:
         """Train the study's own models, each after the stages that come before its first use."""
-        learned: dict[str, str] = {}
+        learned: dict[str, str | list[str]] = {}
         for name in self.study.models:
             self._require_local(f"the model {name}")
-            recipe = self.recipes.model(name)
-            if self.study.settings.models[name].recipe is None:
-                self._annotate()
-            data = self._export(recipe, recipe.name)
-            check_apart(self.storage, sets, [data])
             model = self.study.settings.models[name]
-            spec = TrialSpec(
-                trainer=self.study.model_trainer(name, learned),
-                train=data,
-                num_samples=model.samples_seen,
-                seed=model.seed,
-            )
-            self._train_first([spec], {spec.fingerprint(): f"the model {name}"})
-            learned[name] = self.storage.path(spec.checkpoint)
+            if model.recipe is None:
+                self._annotate()
+            folds = range(model.folds) if model.folds else (None,)
+            recipes = [self.recipes.model(name, fold) for fold in folds]
+            specs = [
+                TrialSpec(
+                    trainer=self.study.model_trainer(name, learned),
+                    train=self._export(recipe, recipe.name, quiet=model.recipe is None),
+                    num_samples=model.samples_seen,
+                    seed=model.seed,
+                )
+                for recipe in recipes
+            ]
+            check_apart(self.storage, sets, [spec.train for spec in specs])
+            labels = [
+                f"the model {name}{'' if f is None else f', without fold {f}'}" for f in folds
+            ]
+            keys = [spec.fingerprint() for spec in specs]
+            self._train_first(specs, dict(zip(keys, labels, strict=True)))
+            folders = [self.storage.path(spec.checkpoint) for spec in specs]
+            learned[name] = folders if model.folds else folders[0]
             self.recipes = Recipes(
                 self.study, manifests=self.recipes.manifests, learned=dict(learned)
             )

@@ -14,8 +14,9 @@ from winnow.contracts.errors import RecipeError
 from winnow.contracts.trial import Trainer
 from winnow.filters.rules import PriorityCover
 from winnow.pipeline.recipe import FilterEntry, Recipe, load_recipe, recipe_of
-from winnow.pipeline.study import ArmEntry, Rows, Scorer, Study, kept
-from winnow.pipeline.study_models import ready_stages
+from winnow.pipeline.study import ArmEntry, Study
+from winnow.pipeline.study_models import Folders, ready_stages
+from winnow.pipeline.study_settings import Rows, Scorer, kept
 
 EXPORT = "train"
 TRUTH = "truth_"
@@ -35,7 +36,7 @@ class Recipes:
         study: Study,
         models: Mapping[str, Sequence[str]] | None = None,
         manifests: Sequence[str] = (),
-        learned: Mapping[str, str] | None = None,
+        learned: Folders | None = None,
     ) -> None:
         self.study, self.models, self.manifests = study, models or {}, manifests
         self.learned = learned or {}
@@ -60,31 +61,34 @@ class Recipes:
         trainer = self.study.changed_trainer(arm.rows)
         return self._of_pool(name, Rows(keep=[], add={"random_rows": rule}), trainer)
 
-    def model(self, name: str) -> Recipe:
-        """Return the recipe of what one of the study's models learns from."""
-        rows, label = self.study.settings.models[name], f"the model {name}"
+    def model(self, name: str, fold: int | None = None) -> Recipe:
+        """Return the recipe of what one of the study's models, or one of its folds, learns from."""
+        model, label = self.study.settings.models[name], f"the model {name}"
+        rows: Rows = model
+        if fold is not None:
+            _add_to(rows := model.model_copy(), _without_fold(model.fold_column, fold))
         trainer = self.study.model_trainer(name, self.learned)
-        if rows.recipe is None:
-            recipe = self._of_pool(f"model-{name}", rows, trainer, rows.export)
+        title = f"model-{name}" if fold is None else f"model-{name}-fold-{fold}"
+        if model.recipe is None:
+            recipe = self._of_pool(title, rows, trainer, model.export)
         else:
-            data = dict(load_recipe(self.study.base / rows.recipe, rows.set).resolved)
-            data = copy.deepcopy(data)
+            path = self.study.base / model.recipe
+            data = copy.deepcopy(dict(load_recipe(path, model.set).resolved))
             _set_filters(data, [rows])
-            _require_usable(data, rows.export)
-            recipe = self._parsed(data, f"model-{name}", trainer.columns, rows.export)
+            _require_usable(data, model.export)
+            recipe = self._parsed(data, title, trainer.columns, model.export)
         _refuse_truth(recipe, trainer, label)
+        if fold is not None:
+            _check_folds(recipe, label, model.folds, model.fold_column)
         return recipe
 
     def fold(self, name: str, scorer: Scorer, fold: int) -> Recipe:
         """Return the recipe of what the scorer of one fold trains on: all other folds."""
-        column, wanted = scorer.fold_column, str(fold)
-        # A row without a fold trains no scorer, so that whichever judges it never saw it.
-        rule = {"use": "where", "expression": f'{column} != "{wanted}"', "on_null": "drop"}
-        rows = scorer.model_copy(update={"add": {**scorer.add, f"not_fold_{wanted}": rule}})
+        _add_to(rows := scorer.model_copy(), _without_fold(scorer.fold_column, fold))
         trainer = self.study.changed_trainer(scorer)
-        recipe = self._of_pool(f"{name}-fold-{wanted}", rows, trainer)
+        recipe = self._of_pool(f"{name}-fold-{fold}", rows, trainer)
         _refuse_truth(recipe, trainer, f"the scorer {name}")
-        _check_folds(recipe, name, scorer)
+        _check_folds(recipe, f"the scorer {name}", scorer.folds, scorer.fold_column)
         return recipe
 
     def evaluation(self, name: str) -> Recipe:
@@ -179,15 +183,28 @@ def _refuse_truth(recipe: Recipe, trainer: Trainer, name: str) -> None:
             raise RecipeError(msg)
 
 
-def _check_folds(recipe: Recipe, name: str, scorer: Scorer) -> None:
+def _without_fold(column: str, fold: int) -> dict[str, Any]:
+    """Return the filter of all folds but one.
+
+    A row without a fold trains no model, so that whichever judges it never saw it.
+    """
+    rule = {"use": "where", "expression": f'{column} != "{fold}"', "on_null": "drop"}
+    return {f"not_fold_{fold}": rule}
+
+
+def _add_to(rows: Rows, filters: Mapping[str, Any]) -> None:
+    rows.add = {**rows.add, **filters}
+
+
+def _check_folds(recipe: Recipe, label: str, folds: int, column: str) -> None:
     """A fold without a model would leave its rows without a score, so out of every selection."""
-    wanted = {str(k) for k in range(scorer.folds)}
+    wanted = {str(k) for k in range(folds)}
     for entry in recipe.stages:
         parts = getattr(entry.stage, "parts", None)
-        if scorer.fold_column in entry.stage.writes.names and parts and set(parts) != wanted:
+        if column in entry.stage.writes.names and parts and set(parts) != wanted:
             msg = (
-                f"the scorer {name} has folds={scorer.folds}, but the stage {entry.key} writes "
-                f"{', '.join(sorted(parts))} into {scorer.fold_column}; name its parts "
+                f"{label} has folds={folds}, but the stage {entry.key} writes "
+                f"{', '.join(sorted(parts))} into {column}; name its parts "
                 f"{', '.join(sorted(wanted))}"
             )
             raise RecipeError(msg)

@@ -38,6 +38,7 @@ LAZY = {
     "report": "winnow.pipeline.cli_report",
     "trial": "winnow.pipeline.cli_trial",
     "ablate": "winnow.pipeline.cli_trial",
+    "objects": "winnow.pipeline.cli_objects",
 }
 """Commands whose modules are loaded when they are used."""
 

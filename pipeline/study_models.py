@@ -3,6 +3,9 @@
 A model learns from some rows of the pool (or of another recipe) as they are before the first stage
 that names it: so the stages of a study, read from top to bottom, are the order of its work, and
 rounds of bootstrapping (train, annotate, train again) need no other notation.
+
+A model with folds is several: one for each part of the rows, which that part did not train. A stage
+takes the list of them (``models: trained:NAME``) and uses for each row the one that never saw it.
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ from typing import Any
 from winnow.contracts.model_names import TRAINED_PREFIX
 
 Stages = Mapping[str, Mapping[str, Any] | None]
+Folders = Mapping[str, str | list[str]]
+"""Model -> its folder; of a model with folds one for each of them."""
 
 
 def named_models(values: Any) -> Iterator[str]:
@@ -29,11 +34,11 @@ def named_models(values: Any) -> Iterator[str]:
             yield from named_models(value)
 
 
-def with_models(values: Any, folders: Mapping[str, str]) -> Any:
+def with_models(values: Any, folders: Folders) -> Any:
     """Return a copy of plain data in which ``trained:NAME`` is the model's folder."""
     if isinstance(values, str):
         found = values.removeprefix(TRAINED_PREFIX) if values.startswith(TRAINED_PREFIX) else ""
-        return folders.get(found, values)
+        return copy.copy(folders.get(found, values))
     if isinstance(values, Mapping):
         return {key: with_models(value, folders) for key, value in values.items()}
     if isinstance(values, list | tuple):
@@ -41,7 +46,7 @@ def with_models(values: Any, folders: Mapping[str, str]) -> Any:
     return copy.deepcopy(values)
 
 
-def ready_stages(stages: Stages, folders: Mapping[str, str]) -> dict[str, Any]:
+def ready_stages(stages: Stages, folders: Folders) -> dict[str, Any]:
     """Return the stages before the first one that names a model which is not trained yet."""
     ready: dict[str, Any] = {}
     for key, values in stages.items():

@@ -31,10 +31,12 @@ def plan_study(study: Study, chosen: Sequence[ArmEntry]) -> StudyPlan:
     Fails: RecipeError for a recipe that cannot be made, or that reads what nothing writes.
     """
     scorers = {k: s for k, s in study.settings.scorers.items() if s.folds}
-    learned: dict[str, str] = {}
+    learned: dict[str, str | list[str]] = {}
     for name in study.models:
-        make_plan(Recipes(study, learned=learned).model(name))
-        learned[name] = f"{TRAINED_PREFIX}{name}"
+        folds = study.settings.models[name].folds
+        make_plan(Recipes(study, learned=learned).model(name, 0 if folds else None))
+        stand_in = f"{TRAINED_PREFIX}{name}"
+        learned[name] = [stand_in] * folds if folds else stand_in
     stand_ins = {k: [STAND_IN] * s.folds for k, s in scorers.items()}
     recipes = Recipes(study, stand_ins, learned=learned)
     for key, scorer in scorers.items():

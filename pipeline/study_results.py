@@ -16,8 +16,9 @@ from winnow.pipeline.fingerprint import digest
 from winnow.pipeline.plan import Plan
 from winnow.pipeline.statistics import ArmResult, Design, Published
 from winnow.pipeline.storage import Storage
-from winnow.pipeline.study import RAW, ArmEntry, Scorer, Study
+from winnow.pipeline.study import ArmEntry, Study
 from winnow.pipeline.study_plan import choose_arms, plan_study
+from winnow.pipeline.study_settings import RAW, Scorer
 from winnow.pipeline.trial import TRAINED, Exported, load_measured
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from winnow.contracts.registry import EVALUATIONS, FILTERS, GLOBAL_STAGES, STAGES, TRAINERS
 from winnow.pipeline.recipe_schema import ON_NULL, WHEN, section, union
-from winnow.pipeline.study import Settings
+from winnow.pipeline.study_settings import Settings
 
 
 def study_schema() -> dict[str, Any]:

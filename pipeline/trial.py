@@ -109,7 +109,10 @@ def evaluation_folder(
     spec: TrialSpec, evaluations: Mapping[str, Evaluation], data: Exported
 ) -> str:
     """Return where the metrics of a trial on one evaluation set lie."""
-    parts = [[n, e.name, e.version, result_parameters(e)] for n, e in evaluations.items()]
+    parts = [
+        [n, e.name, e.version, result_parameters(e), *filter(None, [e.files_digest()])]
+        for n, e in evaluations.items()
+    ]
     return f"{spec.folder}/{data.name}-{digest([parts, data.digest])[:16]}"
 
 

@@ -168,9 +168,39 @@ def test_a_report_alone_does_not_train_a_model(tmp_path: Path) -> None:
         _run(_study(tmp_path), tmp_path / "w", train=False)
 
 
+def test_a_model_with_folds_is_one_for_each_part_that_it_never_saw(tmp_path: Path) -> None:
+    halves = {"use": "split", "parts": {"0": 0.5, "1": 0.5}, "column": "fold", "seed": 3}
+    scores = {"use": "cross_fit_clip_score", "models": "trained:scorer", "column": "agree"}
+    path = write_study(
+        tmp_path,
+        stages={"fold": halves, "agree": scores},
+        models={"scorer": {"samples_seen": 32, "folds": 2}},
+    )
+    outcome = _run(path, tmp_path / "w", arms=["curated"], seeds=[0], controls=False)
+    assert outcome.failures == {}
+    rows = pq.read_table(
+        tmp_path / "w" / outcome.prepared.arms["curated"].folder / "manifest.parquet"
+    ).to_pylist()
+    assert {row["fold"] for row in rows} == {"0", "1"}
+    for file in sorted((tmp_path / "w" / "runs").glob("*.yaml")):
+        recipe = yaml.safe_load(file.read_text())
+        if "scorer-fold-1" in recipe["name"]:
+            assert recipe["filters"]["not_fold_1"]["expression"] == 'fold != "1"'
+            break
+    else:
+        pytest.fail("the second fold has no recipe")
+    models = {
+        model
+        for file in (tmp_path / "w" / "runs").glob("*.yaml")
+        for model in yaml.safe_load(file.read_text())["stages"].get("agree", {}).get("models", [])
+    }
+    assert len(models) == 2
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"models": {"scorer": {"samples_seen": 8, "folds": 1}}}, "folds=1 leaves no rows"),
         ({"stages": {}}, "no stage names trained:scorer"),
         ({"models": {}}, "there is no model 'scorer' to be trained"),
         ({"models": {"scorer": {"samples_seen": 0}}}, "samples_seen=0"),
