@@ -96,7 +96,7 @@ def test_sweeps_and_leave_one_out_are_written_out(folder: Path) -> None:
         ({"arms": {"curated": {"keep": ["language"]}}}, "the recipe has no filter 'language'"),
         (
             {"arms": {"a": {"recipe": "pool.yaml"}}},
-            "only an evaluation set, or what a model learns",
+            "only an evaluation set, or what a model",
         ),
         ({"arms": {"a": {"set": ["seed=1"]}}}, "all arms share one pool"),
         ({"arms": {"a": {"sweep": {"top.fraction": [0.5]}}}}, "write filter.parameter"),

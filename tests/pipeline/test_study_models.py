@@ -170,11 +170,12 @@ def test_a_report_alone_does_not_train_a_model(tmp_path: Path) -> None:
 
 def test_a_model_with_folds_is_one_for_each_part_that_it_never_saw(tmp_path: Path) -> None:
     halves = {"use": "split", "parts": {"0": 0.5, "1": 0.5}, "column": "fold", "seed": 3}
+    halves |= {"near_duplicates": False, "group_by": ["path"]}
     scores = {"use": "cross_fit_clip_score", "models": "trained:scorer", "column": "agree"}
     path = write_study(
         tmp_path,
         stages={"fold": halves, "agree": scores},
-        models={"scorer": {"samples_seen": 32, "folds": 2}},
+        models={"scorer": {"samples_seen": 32, "folds": 2, "trial": {"batch_size": 8}}},
     )
     outcome = _run(path, tmp_path / "w", arms=["curated"], seeds=[0], controls=False)
     assert outcome.failures == {}
