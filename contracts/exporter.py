@@ -77,6 +77,16 @@ class Exporter(abc.ABC):
         ``extra`` of its FileSummary. Same rows, same bytes.
         """
 
+    def write_part(
+        self, rows: Iterator[pa.RecordBatch], out: BinaryIO, sink: Sink
+    ) -> Mapping[str, Any]:
+        """Write one data file as ``write_file`` does, and what lies beside it for its rows.
+
+        For formats whose media are files of their own. Their names follow from the rows alone: a
+        part may be written again after a kill, and the first of two equal files stays.
+        """
+        return self.write_file(rows, out)
+
     @abc.abstractmethod
     def finish(self, files: Sequence[FileSummary], context: ExportContext, sink: Sink) -> None:
         """Write what goes beside the data files (sizes.json, README.md, croissant.json)."""

@@ -66,6 +66,9 @@ class Trainer(abc.ABC):
     version: ClassVar[int] = 0
     subject: ClassVar[str] = ""
     """What ``load`` returns ("embeddings"): only evaluations of this subject fit."""
+    data_parameters: ClassVar[frozenset[str]] = frozenset()
+    """Parameters that say which captions are read, not how a model learns from them: arms that
+    differ in these alone are compared as selections."""
 
     @property
     def resources(self) -> Resources:
@@ -199,6 +202,10 @@ class Evaluation(abc.ABC):
     def columns(self) -> tuple[str, ...]:
         """Columns of the samples' .json members that it reads."""
         return ()
+
+    def files_digest(self) -> str:
+        """Return a digest of the files that parameters name, "" where none does."""
+        return ""
 
     @abc.abstractmethod
     def measure(self, subject: Any) -> list[Score]:

@@ -3,7 +3,7 @@
 A model is named in one of five ways; all of them end as the same four things (architecture,
 preprocessing, weights, tokenizer), and their content alone is the model's identity:
 
-    tiny                        packaged with Winnow
+    tiny, patches               packaged with Winnow
     path/to/folder              open_clip_config.json, weights, tokenizer files
     path/to/weights.safetensors the folder's open_clip_config.json, or weights.json beside it
     hf-hub:org/name[@revision]  the same files on the Hugging Face hub
@@ -29,7 +29,7 @@ from winnow.models.tokenizer import MERGES_NAME
 CONFIG_NAME = "open_clip_config.json"
 WEIGHTS_NAME = "model.safetensors"
 HUB_PREFIX = "hf-hub:"
-PACKAGED = {"tiny": Path(__file__).parent / "checkpoints" / "tiny"}
+PACKAGED = {name: Path(__file__).parent / "checkpoints" / name for name in ("tiny", "patches")}
 ARCHITECTURES = {p.stem: p for p in sorted((Path(__file__).parent / "architectures").glob("*"))}
 """Packaged configurations without weights, to train afresh."""
 
@@ -99,8 +99,8 @@ def embedding_width(model: str, pretrained: str | None = None) -> int:
 def architecture(model: str) -> dict[str, Any]:
     """Return ``model_cfg`` and ``preprocess_cfg`` of an architecture, to train it afresh.
 
-    ``model``: "tiny", "small", "nano", a configuration file (.json), a model's folder, or an
-    open_clip name.
+    ``model``: "tiny", "small", "nano", "patches", a configuration file (.json), a model's folder,
+    or an open_clip name.
     """
     path = Path(model).expanduser()
     if path.suffix == ".json":
@@ -139,6 +139,16 @@ def find_model(model: str, pretrained: str | None = None) -> ModelFiles:
         weights=weights,
         tokenizer=_tokenizer_folder(model, architecture, folder),
     )
+
+
+def find_tower(name: str) -> ModelFiles:
+    """Return the files of a model named in one string, as vision towers are.
+
+    ``name``: as ``model`` of ``find_model``, or an open_clip architecture and its tag or weights
+    file, with a space ("ViT-L-14 openai").
+    """
+    first, _, rest = name.partition(" ")
+    return find_model(name) if "/" in first else find_model(first, rest or None)
 
 
 def check_name(model: str, pretrained: str | None) -> None:

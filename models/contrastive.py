@@ -57,7 +57,7 @@ class Preprocess:
 
     def pixels(self, image: Image.Image) -> np.ndarray:
         """Return one image as uint8 (H, W, 3) of the model's size."""
-        return np.asarray(self._geometry(_bounded_aspect(to_rgb(image))))
+        return np.asarray(self._geometry(bounded_aspect(to_rgb(image))))
 
     def normalize(self, pixels_BHWC: torch.Tensor) -> torch.Tensor:
         """Return float32 (B, C, H, W), on the device of ``pixels_BHWC`` (uint8)."""
@@ -78,7 +78,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _bounded_aspect(image: Image.Image) -> Image.Image:
+def bounded_aspect(image: Image.Image) -> Image.Image:
     """Cut the middle out of a strip: resizing a 1 x 80,000,000 image would take gigabytes."""
     width, height = image.size
     limit = _MAX_ASPECT * min(width, height)

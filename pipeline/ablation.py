@@ -22,7 +22,8 @@ from winnow.pipeline.recipe import Recipe
 from winnow.pipeline.run import RunOptions, run_recipe
 from winnow.pipeline.storage import Storage
 from winnow.pipeline.study import ArmEntry, Study
-from winnow.pipeline.study_checks import check_apart, check_described, check_sets, means
+from winnow.pipeline.study_checks import check_apart, check_sets
+from winnow.pipeline.study_describe import check_described, describe
 from winnow.pipeline.study_plan import choose_arms, plan_study
 from winnow.pipeline.trial import Exported, TrialSpec, exported
 from winnow.pipeline.trial_unit import TrialUnit
@@ -153,8 +154,14 @@ class _Run:
         prepared = Prepared(sets=sets, arms=made, randoms=randoms, pool_rows=pool_rows)
         prepared.warnings = plan.warnings
         prepared.described = {
-            name: means(self.storage, data, self.study.settings.describe)
-            for name, data in made.items()
+            arm.name: describe(
+                self.storage,
+                made[arm.name],
+                self.recipes.arm(arm),
+                self.study.settings.describe,
+                getattr(self.study.changed_trainer(arm.rows), "caption_choices", None),
+            )
+            for arm in chosen
         }
         return prepared
 
@@ -299,10 +306,12 @@ class _Run:
     def _entry(
         self, arm: ArmEntry, kind: str, data: Exported, budget: int, seed: int
     ) -> TrialEntry:
+        study = self.study
+        is_control = kind == "random"
         spec = TrialSpec(
-            trainer=self.study.changed_trainer(arm.rows),
+            trainer=(study.control_trainer if is_control else study.changed_trainer)(arm.rows),
             train=data,
-            num_samples=self.study.settings.samples_seen * budget,
+            num_samples=study.settings.samples_seen * budget,
             seed=seed,
         )
         return TrialEntry(arm=arm, kind=kind, budget=budget, spec=spec)

@@ -51,14 +51,14 @@ class Recipes:
         trainer = self.study.changed_trainer(arm.rows)
         recipe = self._of_pool(arm.name, arm.rows, trainer, arm.rows.export)
         if not arm.is_oracle:
-            _refuse_truth(recipe, trainer, arm.name)
+            _refuse_truth(recipe, trainer, arm.name, self.study.settings.labels)
         return recipe
 
     def random(self, arm: ArmEntry, count: int, seed: int) -> Recipe:
         """Return the recipe of as many random rows of the pool as an arm has."""
         rule = {"use": "random_rows", "count": count, "seed": seed, "on_null": "drop"}
         name = f"random-{count}-{seed}"
-        trainer = self.study.changed_trainer(arm.rows)
+        trainer = self.study.control_trainer(arm.rows)
         return self._of_pool(name, Rows(keep=[], add={"random_rows": rule}), trainer)
 
     def model(self, name: str, fold: int | None = None) -> Recipe:
@@ -77,7 +77,7 @@ class Recipes:
             _set_filters(data, [rows])
             _require_usable(data, model.export)
             recipe = self._parsed(data, title, trainer.columns, model.export)
-        _refuse_truth(recipe, trainer, label)
+        _refuse_truth(recipe, trainer, label, self.study.settings.labels)
         if fold is not None:
             _check_folds(recipe, label, model.folds, model.fold_column)
         return recipe
@@ -162,25 +162,41 @@ def _columns(filters: Iterable[FilterEntry]) -> set[str]:
     return {n for n in names if n not in usable and not n.endswith("_error")}
 
 
-def _refuse_truth(recipe: Recipe, trainer: Trainer, name: str) -> None:
-    """Refuse an arm that selects or learns by the truth, also by a stage that reads it."""
+def _refuse_truth(recipe: Recipe, trainer: Trainer, name: str, labels: Iterable[str] = ()) -> None:
+    """Refuse an arm that selects or learns by the truth, also by a stage that reads it.
+
+    labels: columns of the truth that the study declares as labels; they may be learned from, and
+    never selected by.
+    """
+    for place, columns, free in [
+        *((f"the filter {f.key}", f.rule.columns(), frozenset[str]()) for f in recipe.filters),
+        ("training", trainer.columns, frozenset(labels)),
+    ]:
+        derived = _made_of_truth(recipe, free)
+        known = sorted(c for c in columns if _is_truth(c, free) or c in derived)
+        if known:
+            why = "" if known[0].startswith(TRUTH) else ", which a stage made of the truth"
+            hint = "; labels that anyone would have go into the study's `labels`"
+            hint = hint if place == "training" else ""
+            msg = (
+                f"{name}: {place} reads {known[0]}{why}; only an arm named oracle, which shows "
+                f"the ceiling, may use the truth{hint}"
+            )
+            raise RecipeError(msg)
+
+
+def _is_truth(column: str, labels: frozenset[str]) -> bool:
+    return column.startswith(TRUTH) and column not in labels
+
+
+def _made_of_truth(recipe: Recipe, labels: frozenset[str]) -> set[str]:
+    """Return the columns that stages made of the truth, or were gated by it."""
     derived: set[str] = set()
     for entry in recipe.stages:
         read = set(entry.stage.reads.names) | (entry.when.columns() if entry.when else set())
-        if any(c.startswith(TRUTH) or c in derived for c in read):
+        if any(_is_truth(c, labels) or c in derived for c in read):
             derived |= set(entry.stage.writes.names)
-    for place, columns in [
-        *((f"the filter {f.key}", f.rule.columns()) for f in recipe.filters),
-        ("training", trainer.columns),
-    ]:
-        known = sorted(c for c in columns if c.startswith(TRUTH) or c in derived)
-        if known:
-            why = "" if known[0].startswith(TRUTH) else ", which a stage made of the truth"
-            msg = (
-                f"{name}: {place} reads {known[0]}{why}; only an arm named oracle, which shows "
-                "the ceiling, may use the truth"
-            )
-            raise RecipeError(msg)
+    return derived
 
 
 def _without_fold(column: str, fold: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from winnow.contracts.errors import SetupError
-from winnow.stages.evaluate._object_statistics import ObjectStatistics, count_objects
+from winnow.stages._object_statistics import ObjectStatistics, count_objects
 from winnow.stages.train.shards import json_values, read_samples, shard_paths
 
 _BATCH_ROWS = 4096

@@ -120,7 +120,8 @@ def write_file(job: ExportJob, name: str, table: pa.Table, spool: Spool) -> int:
     with job.storage.create(f"{job.folder}/{name}") as commit:
         out = _Hashing(commit.file)
         batches = payload_batches(table, job.payloads, spool)
-        extra = job.exporter.write_file(batches, cast(BinaryIO, out))
+        sink = StorageSink(job.storage, job.folder)
+        extra = job.exporter.write_part(batches, cast(BinaryIO, out), sink)
     with job.storage.create(f"{job.work}/{name}.parquet") as commit_part:
         writer = ShardWriter(commit_part.file, manifest.schema)
         writer.write(manifest)

@@ -80,6 +80,13 @@ class Study:
         changed: Trainer = dataclasses.replace(self.trainer, **values)  # type: ignore[type-var]
         return changed
 
+    def control_trainer(self, rows: Arm) -> Trainer:
+        """Return an arm's trainer as its random rows have it: with the captions of the pool."""
+        changed = self.changed_trainer(rows)
+        same = {name: getattr(self.trainer, name) for name in self.trainer.data_parameters}
+        control: Trainer = dataclasses.replace(changed, **same)  # type: ignore[type-var]
+        return control
+
     def model_trainer(self, name: str, folders: Folders) -> Trainer:
         """Return the trainer of a model; ``folders`` are the models that are trained already."""
         return make_trainer(self.settings, name, folders)

@@ -44,27 +44,6 @@ def check_apart(storage: Storage, sets: Sequence[Exported], trained_on: Iterable
         _refuse_overlap(held, _identities(storage, data))
 
 
-def check_described(storage: Storage, columns: Sequence[str], data: Exported) -> None:
-    """Refuse columns that have no mean."""
-    schema = storage.parquet(f"{data.folder}/manifest.parquet").schema_arrow
-    for column in columns:
-        if column not in schema.names:
-            msg = f"describe: there is no column {column!r}; there is {', '.join(schema.names)}"
-            raise SetupError(msg)
-        kind = schema.field(column).type
-        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-            msg = f"describe: {column} is a {kind}, which has no mean; name a number's column"
-            raise SetupError(msg)
-
-
-def means(storage: Storage, data: Exported, columns: Sequence[str]) -> dict[str, float | None]:
-    """Return the mean of some columns over a selection: it describes it, and measures no model."""
-    if not columns:
-        return {}
-    table = storage.parquet(f"{data.folder}/manifest.parquet").read(columns=list(columns))
-    return {c: pc.mean(table[c].cast(pa.float64())).as_py() for c in columns}
-
-
 def _rows(storage: Storage, data: Exported, columns: Sequence[str]) -> pa.Table:
     file = storage.parquet(f"{data.folder}/manifest.parquet")
     text = ["text"] if "text" in file.schema_arrow.names else []

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator, Sequence
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import pyarrow as pa
 
 from winnow.contracts.parameters import result_parameters
-from winnow.contracts.trial import ITEMS, METRICS
+from winnow.contracts.trial import ITEMS, METRICS, Trainer
 from winnow.pipeline.ablation import Outcome, TrialEntry
 from winnow.pipeline.fingerprint import digest
 from winnow.pipeline.plan import Plan
@@ -31,9 +31,9 @@ def design_of(study: Study, outcome: Outcome, metrics: Sequence[str]) -> Design:
     primary = settings.primary
     descriptions: dict[str, dict[str, float]] = {}
     for arm, means in prepared.described.items():
-        for column, value in means.items():
+        for label, value in means.items():
             if value is not None:
-                descriptions.setdefault(f"mean {column}", {})[arm] = value
+                descriptions.setdefault(label, {})[arm] = value
     return Design(
         name=study.name,
         description=settings.description,
@@ -134,7 +134,8 @@ def study_lines(
     yield from _cost_lines(study, pairs, seeds, budgets)
     if study.primary is not None:
         named = ", ".join(study.primary.metrics)
-        yield f"primary contrast: {study.primary.arm} against as many random rows, by {named}"
+        rival = study.primary.against or "as many random rows"
+        yield f"primary contrast: {study.primary.arm} against {rival}, by {named}"
     for warning in plan.warnings:
         yield f"warning: {warning}"
 
@@ -205,7 +206,8 @@ def _about(
 ) -> ArmResult:
     """Return what is known of a trial before it is trained."""
     random, name = kind == "random", arm.rows.scorer
-    chosen = arm.rows.model_dump(include={"keep", "without", "add"})
+    chosen = arm.rows.model_dump(include={"keep", "without", "add", "export"})
+    chosen["captions"] = _captions(study.changed_trainer(arm.rows))
     return ArmResult(
         arm=f"random:{arm.name}" if random else arm.name,
         kind=cast(Literal["arm", "random", "oracle"], kind),
@@ -223,8 +225,20 @@ def _about(
         items=ITEMS.empty_table(),
         curve="" if random or arm.fraction is None else arm.name.partition(":")[0],
         selection="" if random else digest(chosen),
-        trainer=digest(result_parameters(study.changed_trainer(arm.rows))),
+        trainer=_learning(study.changed_trainer(arm.rows)),
     )
+
+
+def _learning(trainer: Trainer) -> str:
+    """Return a digest of how models learn, whatever captions they are given."""
+    values = result_parameters(trainer).items()
+    return digest({k: v for k, v in values if k not in trainer.data_parameters})
+
+
+def _captions(trainer: Trainer) -> dict[str, Any]:
+    """Return which captions a trainer reads."""
+    values = result_parameters(trainer).items()
+    return {k: v for k, v in values if k in trainer.data_parameters}
 
 
 def _as(table: pa.Table, schema: pa.Schema) -> pa.Table:

@@ -138,6 +138,11 @@ class Settings(pydantic.BaseModel):
     arms: dict[str, Arm] = {"curated": Arm()}
     leave_one_out: list[str] = []
     primary: Primary | None = None
+    labels: list[str] = pydantic.Field(
+        default=[],
+        description="Columns truth_* that stand for labels which a user would have: models may "
+        "learn from them; no arm selects by them.",
+    )
     describe: list[str] = []
     published: list[Published] = []
     note: str = ""

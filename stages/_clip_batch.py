@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +18,10 @@ from winnow.contracts.stage import Resources, WorkerOptions
 
 if TYPE_CHECKING:
     from PIL import Image
+    from torch import Tensor
 
     from winnow.models.checkpoint import ModelFiles
-    from winnow.models.contrastive import ContrastiveModel, Preprocess
+    from winnow.models.contrastive import ContrastiveModel
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -26,6 +29,14 @@ Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 Resized = Future[Pixels | None] | str
 """An image that is being resized (None: Pillow cannot convert it), or why there is none."""
+
+
+class Resizes(Protocol):
+    """What makes a model's pixels of an image: a model's preprocessing, or a vision tower."""
+
+    def pixels(self, image: Image.Image) -> npt.NDArray[Any]:
+        """Return uint8 (..., H, W, 3)."""
+        ...
 
 
 def check_options(
@@ -77,7 +88,7 @@ def resize_threads(options: WorkerOptions) -> ThreadPoolExecutor:
 
 
 def resized(
-    item: DecodedImage | MediaFailure, preprocess: Preprocess, threads: ThreadPoolExecutor
+    item: DecodedImage | MediaFailure, preprocess: Resizes, threads: ThreadPoolExecutor
 ) -> Resized:
     """Start to resize an image for a model."""
     if not isinstance(item, DecodedImage):
@@ -85,7 +96,7 @@ def resized(
     return threads.submit(_pixels, preprocess, item.pixels)
 
 
-def _pixels(preprocess: Preprocess, image: Image.Image) -> Pixels | None:
+def _pixels(preprocess: Resizes, image: Image.Image) -> Pixels | None:
     """The model's pixels of one image; None where Pillow cannot convert what it decoded."""
     try:
         return preprocess.pixels(image)
@@ -122,15 +133,30 @@ class PaddedPass:
         """
         import torch
 
-        # Here, not in setup: the count belongs to the calling thread, and other stages set theirs.
-        torch.set_num_threads(self.num_threads)
-        num_rows, model = len(texts), self.model
+        num_rows = len(texts)
         padded = [text if code is None else "" for text, code in zip(texts, codes, strict=True)]
-        shape = (self.batch_size, model.preprocess.height, model.preprocess.width, 3)
-        pixels = torch.zeros(shape, dtype=torch.uint8, pin_memory=model.device.type == "cuda")
-        try:
-            # The text tower first: on a GPU it runs while the last images are being resized.
-            text = model.embed_texts([*padded, *[""] * (self.batch_size - num_rows)])
+        # The text tower first: on a GPU it runs while the last images are being resized.
+        text = self.embed_texts(padded)
+        image_vectors = self.embed_images(images, codes)
+        cosines = (image_vectors * text).sum(dim=1)[:num_rows].cpu().numpy()
+        for index in np.flatnonzero(~np.isfinite(cosines)).tolist():
+            codes[index] = codes[index] or "not_finite"
+        vectors = torch.stack([image_vectors, text])[:, :num_rows]
+        return vectors.cpu().numpy(), cosines
+
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Return unit vectors (batch_size, width) of up to ``batch_size`` texts, and of padding."""
+        with self._forward():
+            return self.model.embed_texts([*texts, *[""] * (self.batch_size - len(texts))])
+
+    def embed_images(self, images: Sequence[Resized], codes: list[str | None]) -> Tensor:
+        """Return unit vectors (batch_size, width); sets the codes "undecodable" found here."""
+        import torch
+
+        size, on_gpu = self.model.preprocess, self.model.device.type == "cuda"
+        shape = (self.batch_size, size.height, size.width, 3)
+        with self._forward():
+            pixels = torch.zeros(shape, dtype=torch.uint8, pin_memory=on_gpu)
             for row, (item, code) in enumerate(zip(images, codes, strict=True)):
                 if code is None and isinstance(item, Future):
                     image = item.result()
@@ -138,12 +164,16 @@ class PaddedPass:
                         codes[row] = "undecodable"
                     else:
                         pixels.numpy()[row] = image
-            image_vectors = model.embed_images(pixels)
+            return self.model.embed_images(pixels)
+
+    @contextmanager
+    def _forward(self) -> Iterator[None]:
+        import torch
+
+        # Here, not in setup: the count belongs to the calling thread, and other stages set theirs.
+        torch.set_num_threads(self.num_threads)
+        try:
+            yield
         except torch.cuda.OutOfMemoryError as error:
             msg = f"the GPU's memory does not hold a batch of {self.batch_size}; lower batch_size"
             raise ShardError(msg, stage=self.stage, retryable=False) from error
-        cosines = (image_vectors * text).sum(dim=1)[:num_rows].cpu().numpy()
-        for index in np.flatnonzero(~np.isfinite(cosines)).tolist():
-            codes[index] = codes[index] or "not_finite"
-        vectors = torch.stack([image_vectors, text])[:, :num_rows]
-        return vectors.cpu().numpy(), cosines

@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from winnow.contracts.errors import SetupError, ShardError
-from winnow.contracts.trial import ITEMS, METRICS, Evaluation, Score
+from winnow.contracts.trial import ITEMS, METRICS, Captioner, Evaluation, Score
+from winnow.stages.evaluate._answers import remembering
 
 
 def measure_all(
@@ -30,6 +31,8 @@ def measure_all(
         named = list(evaluations.items())
     else:
         named = [(evaluation.name, evaluation) for evaluation in evaluations]
+    if isinstance(subject, Captioner):
+        subject = remembering(subject)
     scores: list[Score] = []
     seen: set[tuple[str, str]] = set()
     for name, evaluation in named:

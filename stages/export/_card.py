@@ -132,6 +132,17 @@ def _sample(layout: Layout) -> str:
             "below. `uid` identifies the row by the content of its source, so it is the same in "
             "every export and every run; `key` is the `uid` in hex."
         )
+    if layout.format == "llava":
+        kinds = ", ".join(f"{n:,} {e}" for e, n in layout.extensions.items())
+        return (
+            "## What a sample is\n\n"
+            "An entry of `llava.json`: `id`; `image`, the path of its picture from this folder; "
+            "`conversations`, a list of `from` (`human` and `gpt` by turns) and `value`. The first "
+            "value starts with `<image>`, where the picture stands. `00000.json` and those that "
+            f"follow are parts of `llava.json`. Pictures: {kinds or 'none'}.\n\n"
+            "`id` is the row's `uid` in hex, a digest of what the source says: the same row has it "
+            "in every export and every run."
+        )
     payload = ", ".join(f"`.{e}` ({n:,})" for e, n in layout.extensions.items()) or "the media"
     lines = [f"- {payload}: the media, named by its format"]
     if layout.text is not None:
@@ -152,10 +163,11 @@ def _sample(layout: Layout) -> str:
 
 
 def _columns(layout: Layout) -> str:
-    where = "columns" if layout.format == "parquet" else "annotations"
+    named = {"parquet": "columns", "llava": "columns of `manifest.parquet`"}
+    where = named.get(layout.format, "annotations")
     lines = [f"## The {where}", "", "| name | Arrow type |", "|---|---|"]
     lines += [f"| {code(f.name)} | {code(_type_name(f.type))} |" for f in layout.columns]
-    if layout.format != "parquet":
+    if layout.suffix == ".tar":
         lines += [
             "",
             "In the `.json`, binary values are hex, times ISO 8601, decimals and uint64 strings, "
@@ -168,7 +180,7 @@ def _files(layout: Layout) -> str:
     lines = ["## Beside the data", ""]
     if layout.manifest is not None:
         lines.append("- `manifest.parquet`: one row per sample: its file and every annotation")
-    if layout.format != "parquet":
+    if layout.suffix == ".tar":
         lines.append("- `sizes.json`: samples per tar, as open_clip wants it")
     lines.append("- `files.json`: rows, bytes and SHA-256 of every file")
     lines.append("- `croissant.json`: the same for machines (Croissant 1.0)")

@@ -37,17 +37,19 @@ CONTEXT: dict[str, Any] = {
 }
 TERMS = {"image": "sc:ImageObject", "audio": "sc:AudioObject", "media": "sc:Text"}
 TAR, PARQUET = "application/x-tar", "application/x-parquet"
+_FORMATS = {"parquet": PARQUET, "llava": "application/json"}
 
 Json = dict[str, Any]
 
 
 def croissant(layout: Layout, context: ExportContext) -> Json:
     """Return the JSON-LD document of one export."""
-    media = PARQUET if layout.format == "parquet" else TAR
+    media = _FORMATS.get(layout.format, TAR)
     distribution = [_file(f, media) for f in layout.data_files]
     records: list[Json] = []
     if layout.data_files:
-        sets, records = (_parquet_records if layout.format == "parquet" else _tar_records)(layout)
+        described = {"parquet": _parquet_records, "llava": _llava_records}
+        sets, records = described.get(layout.format, _tar_records)(layout)
         distribution += sets
     if layout.manifest is not None:
         distribution.append(_file(layout.manifest, PARQUET))
@@ -117,6 +119,26 @@ def _tar_records(layout: Layout) -> tuple[list[Json], list[Json]]:
         columns = [c for c in layout.columns if c.name not in (KEY, kind)]
         fields += _annotations("samples", columns, {"fileObject": {"@id": name}})
     return sets, [_record_set("samples", "One sample of the tars.", fields)]
+
+
+def _llava_records(layout: Layout) -> tuple[list[Json], list[Json]]:
+    """The parts' entries; the conversations are nested, which Croissant 1.0 has no type for."""
+    sets: list[Json] = [
+        {
+            "@type": "cr:FileSet",
+            "@id": "parts",
+            "name": "parts",
+            "encodingFormat": _FORMATS["llava"],
+            "includes": f"[0-9]*{layout.suffix}",
+        }
+    ]
+    fields = [
+        _field("samples", name, "sc:Text",
+               {"fileSet": {"@id": "parts"}, "extract": {"jsonPath": f"$[*].{name}"}})
+        for name in ("id", "image")
+    ]  # fmt: skip
+    records = _record_set("samples", "One entry of llava.json.", fields)
+    return sets, [records | {"key": {"@id": "samples/id"}}]
 
 
 def _parquet_records(layout: Layout) -> tuple[list[Json], list[Json]]:

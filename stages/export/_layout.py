@@ -49,7 +49,7 @@ class Layout:
     @property
     def suffix(self) -> str:
         """What the names of data files end with."""
-        return ".parquet" if self.format == "parquet" else ".tar"
+        return {"parquet": ".parquet", "llava": ".json"}.get(self.format, ".tar")
 
     @classmethod
     def of(

@@ -14,7 +14,9 @@ def usage(layout: Layout) -> str:
     if not layout.data_files:
         return "This export has no rows."
     parts = ["## How to load it", "From inside this folder.", _hugging_face(layout)]
-    if layout.format != "parquet":
+    if layout.format == "llava":
+        parts.append(_llava())
+    if layout.suffix == ".tar":
         parts.append(_webdataset(layout))
         parts.append(_open_clip(layout))
     return "\n\n".join(part for part in parts if part)
@@ -48,9 +50,34 @@ def _hugging_face(layout: Layout) -> str:
         "sample = next(iter(dataset))",
         "```",
     ]
-    if len(layout.extensions) > 1 and layout.format != "parquet":
+    if len(layout.extensions) > 1 and layout.suffix == ".tar":
         lines += ["", "A sample has its media under its own extension; the others are `None`."]
     return "\n".join(lines)
+
+
+def _llava() -> str:
+    return "\n".join(
+        [
+            "LLaVA's trainer and others of its form:",
+            "",
+            "```bash",
+            "python llava/train/train_mem.py --data_path llava.json --image_folder . ...",
+            "```",
+            "",
+            "Python alone:",
+            "",
+            "```python",
+            "import json",
+            "",
+            "from PIL import Image",
+            "",
+            'with open("llava.json", encoding="utf-8") as file:',
+            "    samples = json.load(file)",
+            'image = Image.open(samples[0]["image"])',
+            'turns = samples[0]["conversations"]',
+            "```",
+        ]
+    )
 
 
 def _webdataset(layout: Layout) -> str:

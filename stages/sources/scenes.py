@@ -15,10 +15,12 @@ from winnow.contracts.parameters import effort, later, result
 from winnow.contracts.registry import register_source
 from winnow.contracts.source import Source, SourceFile
 from winnow.stages.sources._scenes import LANGUAGES, SceneOptions
+from winnow.stages.sources._scenes.captions import Statement
 from winnow.stages.sources._scenes.draw import Draw
-from winnow.stages.sources._scenes.model import Part
+from winnow.stages.sources._scenes.model import Part, Scene
 from winnow.stages.sources._scenes.noise import (
     CLEAN,
+    Captions,
     Row,
     World,
     checked_shares,
@@ -45,8 +47,26 @@ SCHEMA = pa.schema(
         pa.field("truth_hard_negative", pa.string()),
     ]
 )
+FACTS = pa.schema(
+    [
+        pa.field(
+            "truth_groups",
+            pa.list_(pa.struct({"name": pa.string(), "count": pa.int32(), "color": pa.string()})),
+        ),
+        pa.field(
+            "truth_relations",
+            pa.list_(pa.struct({name: pa.string() for name in ("subject", "predicate", "object")})),
+        ),
+    ]
+)
+"""More columns of webs with paragraphs. Others have none: a web's columns name its shards."""
+STATED_ONCE = ("left of", "above", "on")
+"""The predicates of ``truth_relations``; "right of" and "below" are their inverses."""
 PAINTED_SHARE = 0.9
-"""Share of the objects that can be painted that are, in parts other than "all" (there 0.4)."""
+"""Share of the objects that can be painted that are, with paragraphs and in parts other than "all"
+(elsewhere 0.4)."""
+CROWD_REPEAT_SHARE = 0.12
+"""Share of the further objects that are another one of a kind, with paragraphs (elsewhere 0.2)."""
 _BATCH_ROWS = 500
 
 
@@ -70,6 +90,13 @@ class SceneSource(Source):
             "all" paint more objects (``PAINTED_SHARE``), to have more attributes to tell apart.
         num_concepts: draw from so many of the concepts only, null = all: a smaller world is learned
             from fewer samples.
+        co_occurrence: chance that a further object is one of three fixed partners of an object that
+            is already there, so that some pairs come often. With weights "zipf" it plants what a
+            model can hallucinate from: independent and equally frequent objects leave no prior.
+        captions: "short", one sentence or less, or "paragraph": one or two sentences per kind of
+            object, in random order, with counts, colors and some relations. The pictures of
+            paragraphs are crowds: objects of about equal size, of different concepts but for a few
+            repeats (in parts other than "all" as far as concepts fit together).
         host: of the URLs; it needs to exist only in the fetcher's ``resolve`` option (``serve``).
         rows_per_file: rows in a file; files are virtual: part-00000, part-00001 ...
 
@@ -87,7 +114,12 @@ class SceneSource(Source):
         truth_background: string, "<pattern>:<color>".
         truth_swap_attribute, truth_swap_relation, truth_swap_count, truth_hard_negative: string,
             truth_caption with one fact made false (``_scenes.swaps``); null where truth_kind is
-            not "clean" or the caption does not state such a fact.
+            not "clean" or the caption does not state such a fact, and with paragraphs.
+        With paragraphs also
+        truth_groups: list<struct<name: string, count: int32, color: string>>, per concept in the
+            picture; color null = not painted: its own colors.
+        truth_relations: list<struct<subject, predicate, object: string>>, all that are true of all
+            instances, as "left of", "above" or "on".
     Identity: url and text.
     Cost: 0.6 ms a row; pictures are drawn by ``serve``'s process when they are fetched.
     Fails: RecipeError for parameters outside their bounds.
@@ -108,6 +140,8 @@ class SceneSource(Source):
     host: str = result("scenes.test")
     rows_per_file: int = result(1000)
     num_concepts: int | None = later(None)
+    co_occurrence: float = later(0.0)
+    captions: Captions = later("short")
 
     def __post_init__(self) -> None:
         for name in ("num_rows", "rows_per_file"):
@@ -126,6 +160,7 @@ class SceneSource(Source):
 
     def world(self) -> World:
         """Return what rows and pictures depend on."""
+        crowd = self.captions == "paragraph"
         return World(
             seed=self.seed,
             host=self.host,
@@ -136,11 +171,15 @@ class SceneSource(Source):
                 sizes=self.sizes,
                 aspects=self.aspects,
                 part=self.part,
-                color_share=0.4 if self.part == "all" else PAINTED_SHARE,
+                color_share=0.4 if self.part == "all" and not crowd else PAINTED_SHARE,
                 num_concepts=self.num_concepts,
+                repeat_share=CROWD_REPEAT_SHARE if crowd else SceneOptions().repeat_share,
+                crowd=crowd,
+                co_occurrence=self.co_occurrence,
             ),
             shares=checked_shares(self.noise),
             languages=self.languages or default_languages(),
+            captions=self.captions,
         )
 
     def files(self) -> list[SourceFile]:
@@ -152,14 +191,16 @@ class SceneSource(Source):
         return found
 
     def schema(self) -> pa.Schema:
-        return SCHEMA
+        return SCHEMA if self.captions == "short" else pa.schema([*SCHEMA, *FACTS])
 
     def read(self, file: SourceFile) -> Iterator[pa.RecordBatch]:
         first, stop = (int(part) for part in file.path.removeprefix("scenes:").split("-"))
         world = self.world()
+        schema = pa.schema([pa.field("uid", UID_TYPE), *self.schema()])
         for start in range(first, stop, _BATCH_ROWS):
             indices = range(start, min(start + _BATCH_ROWS, stop))
-            yield _batch(world, [world.row(index) for index in indices])
+            rows = [_columns(world, world.row(index)) for index in indices]
+            yield pa.RecordBatch.from_pylist(rows, schema=schema)
 
     @contextmanager
     def serve(self) -> Iterator[Mapping[str, str]]:
@@ -176,16 +217,11 @@ class SceneSource(Source):
         return score(rows, order=order)
 
 
-def _batch(world: World, rows: list[Row]) -> pa.RecordBatch:
-    schema = pa.schema([pa.field("uid", UID_TYPE), *SCHEMA])
-    return pa.RecordBatch.from_pylist([_columns(world, row) for row in rows], schema=schema)
-
-
 def _columns(world: World, row: Row) -> dict[str, Any]:
     drawn = world.scene(row)
     concepts = [thing.concept for thing in drawn.objects]
     false = Swaps()
-    if row.kind == CLEAN:
+    if row.kind == CLEAN and isinstance(row.said, Statement):
         draw = Draw("false", world.seed, row.index)
         false = swaps(row.said, drawn, world.options.part, draw)
     return {
@@ -205,4 +241,18 @@ def _columns(world: World, row: Row) -> dict[str, Any]:
         "truth_swap_relation": false.relation,
         "truth_swap_count": false.count,
         "truth_hard_negative": false.hard_negative,
+        **(_facts(drawn) if world.captions == "paragraph" else {}),
+    }
+
+
+def _facts(drawn: Scene) -> dict[str, Any]:
+    return {
+        "truth_groups": [
+            {"name": g.concept, "count": g.count, "color": g.color} for g in drawn.groups
+        ],
+        "truth_relations": [
+            {"subject": r.subject, "predicate": r.predicate, "object": r.object}
+            for r in drawn.relations
+            if r.predicate in STATED_ONCE
+        ],
     }

@@ -35,8 +35,7 @@ def embed_shards(
 ) -> Embeddings:
     """Embed all pictures and captions with the inference transform, in the order of the shards.
 
-    A sample without a picture that can be decoded, or without a caption, has NaN there. A column
-    takes the narrowest Arrow type that holds its values; mixed ones become JSON texts.
+    A sample without a picture that can be decoded, or without a caption, has NaN there.
 
     Fails: SetupError for a tar that cannot be read.
     """
@@ -56,12 +55,6 @@ def embed_shards(
             keys += [str(sample["__key__"]).removeprefix("./") for sample in batch]
             written += found
             values += [json_values(sample, columns) for sample in batch]
-    table: dict[str, Any] = {
-        "key": pa.array(keys, pa.string()),
-        "caption": pa.array(written, pa.string()),
-    }
-    for index, name in enumerate(columns):
-        table.setdefault(name, _column([row[index] for row in values]))
     network: Any = model.network
     width = model.embed_texts([""]).shape[1]
     empty = np.empty((0, width), np.float32)
@@ -70,11 +63,31 @@ def embed_shards(
             "image": np.concatenate([*images, empty]),
             "text": np.concatenate([*texts, empty]),
         },
-        rows=pa.table(table),
+        rows=rows_table(keys, written, columns, values),
         logit_scale=float(network.logit_scale.detach().exp()),
         logit_bias=None if network.logit_bias is None else float(network.logit_bias.detach()),
         embed_texts=lambda asked: _embed_texts(model, asked),
     )
+
+
+def rows_table(
+    keys: Sequence[str],
+    captions: Sequence[str | None],
+    columns: Sequence[str],
+    values: Sequence[Sequence[Any]],
+) -> pa.Table:
+    """Return the rows that evaluations read: key, caption, then the columns.
+
+    values: for each row its value of each column. A column takes the narrowest Arrow type that
+    holds its values; mixed ones become JSON texts.
+    """
+    table: dict[str, Any] = {
+        "key": pa.array(keys, pa.string()),
+        "caption": pa.array(captions, pa.string()),
+    }
+    for index, name in enumerate(columns):
+        table.setdefault(name, _column([row[index] for row in values]))
+    return pa.table(table)
 
 
 def _embed_texts(model: ContrastiveModel, texts: Sequence[str]) -> Floats:

@@ -8,8 +8,9 @@ any position can be found again and any number of workers that divides the lanes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 
@@ -47,6 +48,13 @@ class Lane:
                 return epoch, position
             position -= length
             epoch += 1
+
+    def epochs(self, position: int) -> Iterator[int]:
+        """Yield the epoch of each position from this one on, for ever."""
+        epoch, place = self.locate(position)
+        while True:
+            yield from repeat(epoch, self.length(epoch) - place)
+            epoch, place = epoch + 1, 0
 
     def shuffle(self, epoch: int) -> Shuffle:
         """Return the shuffle buffer at the start of an epoch."""

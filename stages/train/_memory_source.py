@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from winnow.contracts.errors import SetupError
+from winnow.stages.train._captions import caption_number, check_found, texts_of
 from winnow.stages.train._config import Batch, Extras, TrainConfig
 from winnow.stages.train._network import Setup
 from winnow.stages.train.shards import Reading, Samples, batch_indices, load_samples
@@ -38,11 +39,14 @@ def working_preprocess(preprocess: dict[str, Any]) -> dict[str, Any]:
 class MemorySource:
     """Batches of samples that were read; see ``batch_indices`` for their order.
 
-    negatives, present: K texts per sample after each other, (N * K, T) and (N * K,).
+    tokens: the captions of all samples after each other; starts: (N + 1,) where each sample's
+    begin and end.  negatives, present: K texts per sample after each other, (N * K, T) and
+    (N * K,).
     """
 
     samples: Samples
     tokens: Tokens
+    starts: npt.NDArray[np.int64]
     negatives: Tokens | None
     present: npt.NDArray[np.bool_] | None
     meanings: CaptionVectors | None
@@ -52,10 +56,29 @@ class MemorySource:
         """Yield batches from a step on."""
         import torch
 
-        num_samples = len(self.tokens)
-        for rows in batch_indices(num_samples, self.config.batch_size, self.config.seed, step):
-            tokens = torch.from_numpy(self.tokens[rows].astype(np.int64))
+        num_samples, size = len(self.samples.texts), self.config.batch_size
+        for rows in batch_indices(num_samples, size, self.config.seed, step):
+            places = np.arange(step * size, (step + 1) * size)
+            captions = self._captions(rows, places // num_samples)
+            tokens = torch.from_numpy(self.tokens[captions].astype(np.int64))
             yield self.samples.pixels[rows], tokens, self._extras(rows)
+            step += 1
+
+    def _captions(
+        self, rows: npt.NDArray[np.int64], epochs: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.int64]:
+        """Return the places in ``tokens`` of the captions that samples have in these epochs."""
+        counts = self.starts[rows + 1] - self.starts[rows]
+        drawn = [
+            caption_number(self.config.seed, epoch, self.samples.keys[row], count)
+            for row, epoch, count in zip(
+                rows.tolist(), epochs.tolist(), counts.tolist(), strict=True
+            )
+            if count > 1
+        ]
+        places = self.starts[rows]
+        places[counts > 1] += np.array(drawn, np.int64)
+        return places
 
     def _extras(self, rows: npt.NDArray[np.int64]) -> Extras:
         import torch
@@ -63,7 +86,7 @@ class MemorySource:
         meanings = None if self.meanings is None else torch.from_numpy(self.meanings.take(rows))
         if self.negatives is None or self.present is None:
             return Extras(meanings=meanings)
-        count = len(self.negatives) // len(self.tokens)
+        count = len(self.negatives) // len(self.samples.texts)
         places = (rows[:, None] * count + np.arange(count)).ravel()
         return Extras(
             negatives=torch.from_numpy(self.negatives[places].astype(np.int64)),
@@ -115,6 +138,19 @@ def check_samples(samples: Samples, config: TrainConfig, setup: Setup) -> None:
             f"fewer than a batch of {config.batch_size}; lower the batch size"
         )
         raise SetupError(msg)
+
+
+def caption_lists(samples: Samples, column: str | None) -> list[list[str]]:
+    """Return the captions that each sample is drawn from: those of a column, or its only one.
+
+    Fails: SetupError for a column without lists of texts.
+    """
+    if column is None:
+        return [[text] for text in samples.texts]
+    values = zip(samples.keys, samples.columns[column], strict=True)
+    found = [texts_of(value, column=column, key=key) for key, value in values]
+    check_found(found, column)
+    return [texts or [text] for texts, text in zip(found, samples.texts, strict=True)]
 
 
 def hard_negatives(samples: Samples, column: str | None) -> list[str] | None:

@@ -39,7 +39,8 @@ class Setup:
     from (its weights and vocabulary), see ``winnow.models.checkpoint``; it must fit ``model``.
     vocabulary: number of tokens; None: the architecture's.  captions: the member with the caption.
     hard_negatives: a column of the .json members: a text or list of texts that is wrong for the
-    sample's image; null where there is none.  shared_transformer: as in AlignCLIP.
+    sample's image; null where there is none.  caption_choices: a column of the .json members: a
+    list of captions, one of which is drawn each epoch.  shared_transformer: as in AlignCLIP.
     separation_encoder: see ``winnow.models.caption_vectors``.  skip_unreadable: leave pictures that
     cannot be decoded out, instead of refusing to train.  cache_folder: where decoded pictures are
     kept for other runs.  stream: never hold more than a buffer of samples; then num_lanes and
@@ -52,6 +53,7 @@ class Setup:
     vocabulary: int | None = None
     captions: str = "txt"
     hard_negatives: str | None = None
+    caption_choices: str | None = None
     shared_transformer: bool = False
     separation_encoder: str = "hashed_words"
     skip_unreadable: bool = True
@@ -67,6 +69,7 @@ class Setup:
         values = dataclasses.asdict(self)
         names = ["model", "init", "cache_folder", "separation_encoder", "data_digest"]
         names += [] if self.stream else ["stream", "num_lanes", "buffer_samples"]
+        names += [] if self.caption_choices else ["caption_choices"]
         for name in names:
             del values[name]
         return values
@@ -74,7 +77,8 @@ class Setup:
     @property
     def columns(self) -> tuple[str, ...]:
         """Columns of the .json members that are read."""
-        return () if self.hard_negatives is None else (self.hard_negatives,)
+        named = (self.hard_negatives, self.caption_choices)
+        return tuple(name for name in named if name is not None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,7 +145,8 @@ def stream_config(setup: Setup, config: TrainConfig) -> StreamConfig:
         num_lanes=setup.num_lanes,
         buffer_samples=setup.buffer_samples,
         captions=setup.captions,
-        columns=setup.columns,
+        columns=() if setup.hard_negatives is None else (setup.hard_negatives,),
+        caption_choices=setup.caption_choices,
         num_threads=setup.num_threads,
     )
 

@@ -12,7 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from winnow.contracts.errors import SetupError
+from winnow.stages.sources._files import printable
+from winnow.stages.train._captions import check_found, texts_of
 from winnow.stages.train._config import Batch, Extras
+from winnow.stages.train._shard_reader import KEY
 from winnow.stages.train.distributed import current_workers
 from winnow.stages.train.shards import Pixels, json_values, read_samples
 from winnow.stages.train.streaming import ShardStream, StreamConfig
@@ -66,8 +69,14 @@ class StreamSource:
         Not over their bytes, which no one has read yet; ``content`` may stand for them.
         """
         config = self._config
-        order = [config.num_lanes, config.buffer_samples, config.captions, config.columns]
+        order: list[Any] = [
+            config.num_lanes,
+            config.buffer_samples,
+            config.captions,
+            config.columns,
+        ]
         named = [[posixpath.basename(path), size] for path, size in self._shards.items()]
+        order += [] if config.caption_choices is None else [{"choices": config.caption_choices}]
         text = json.dumps([content, order, named])
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
@@ -118,6 +127,15 @@ class StreamSource:
     def _tokens(self, texts: Sequence[str]) -> npt.NDArray[np.int64]:
         tokens: npt.NDArray[np.int64] = self._tokenizer(texts).numpy()
         return tokens
+
+
+def check_has_choices(paths: Sequence[str], column: str) -> None:
+    """Raise SetupError where no sample has captions in a .json column; reads up to the first."""
+    lists = (
+        texts_of(*json_values(sample, (column,)), column=column, key=printable(sample[KEY]))
+        for sample in read_samples(paths, "json".__eq__)
+    )
+    check_found(lists, column)
 
 
 def check_has_text(paths: Sequence[str], column: str) -> None:

@@ -19,6 +19,7 @@ from winnow.contracts.stage import Resources
 from winnow.contracts.trial import Dataset, Embeddings, Trainer
 from winnow.models.checkpoint import architecture, find_model
 from winnow.stages.train._augment import augment
+from winnow.stages.train._captions import check_choices
 from winnow.stages.train._config import Progress, TrainConfig
 from winnow.stages.train._network import (
     BUFFER_SAMPLES,
@@ -36,9 +37,10 @@ __all__ = ["ContrastiveTrainer", "Progress", "TrainConfig", "augment", "train_co
 @register_trainer("contrastive", version=1)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ContrastiveTrainer(Trainer):
-    """Train a contrastive image-text model on shards with one caption per picture.
+    """Train a contrastive image-text model on shards with captions for each picture.
 
-    Reads:   <key>.<image>, <key>.<captions>, and the column ``hard_negatives`` of <key>.json.
+    Reads:   <key>.<image>, <key>.<captions>, and the columns ``hard_negatives`` and
+             ``caption_choices`` of <key>.json.
              Samples without a picture or a caption are left out and counted.
     Writes:  open_clip_config.json, model.safetensors, bpe_merges.txt.gz (where the vocabulary is
              smaller than CLIP's) and training.json; the folder is a model for the clip_score stage
@@ -81,9 +83,13 @@ class ContrastiveTrainer(Trainer):
     num_lanes: shards that a stream reads at once; it divides batch_size.
     num_workers: processes on Ray that train one model, each with ``num_threads`` and ``num_gpus``.
         The batch is that of all together. It is a ``result``: sums differ in their last bits.
+    caption_choices: a .json column with a list of captions. Each epoch draws one of them for the
+        sample, by hash(seed, epoch, key): see ``winnow.stages.train._captions``. Where the list is
+        null or empty it is the member ``captions``, which every sample has to have all the same.
     """
 
     subject: ClassVar[str] = "embeddings"
+    data_parameters: ClassVar[frozenset[str]] = frozenset({"captions", "caption_choices"})
 
     model: str = effort("tiny")
     init: str | None = effort(None)
@@ -113,6 +119,7 @@ class ContrastiveTrainer(Trainer):
     num_lanes: int = later(NUM_LANES)
     buffer_samples: int = later(BUFFER_SAMPLES)
     num_workers: int = later(1)
+    caption_choices: str | None = later(None)
 
     def __post_init__(self) -> None:
         """Refuse what cannot train; reads configurations, never weights."""
@@ -130,6 +137,7 @@ class ContrastiveTrainer(Trainer):
             msg = f"contrastive: device=cpu with num_gpus={self.num_gpus}; leave one of them out"
             raise RecipeError(msg)
         config = self._config(num_samples=1, seed=0)
+        check_choices(self.caption_choices, self.hard_negatives, self.separation_weight)
         if self.stream:
             stream_config(self._setup(), config)
         elif (self.num_lanes, self.buffer_samples) != (NUM_LANES, BUFFER_SAMPLES):
@@ -160,8 +168,9 @@ class ContrastiveTrainer(Trainer):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The column of hard negatives, where one is asked for."""
-        return () if self.hard_negatives is None else (self.hard_negatives,)
+        """The columns of hard negatives and of several captions, where they are asked for."""
+        named = dict.fromkeys((self.hard_negatives, self.caption_choices))
+        return tuple(name for name in named if name is not None)
 
     def model_digest(self) -> str:
         """Digest of the architecture, the weights it starts from and the frozen text encoder."""
@@ -264,6 +273,7 @@ class ContrastiveTrainer(Trainer):
             vocabulary=self.vocabulary,
             captions=self.captions,
             hard_negatives=self.hard_negatives,
+            caption_choices=self.caption_choices,
             shared_transformer=self.shared_transformer,
             separation_encoder=self.separation_encoder,
             skip_unreadable=self.skip_unreadable,

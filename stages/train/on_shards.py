@@ -16,7 +16,7 @@ from winnow.stages.train import _memory_source as memory
 from winnow.stages.train._config import Batches, Progress, TrainConfig
 from winnow.stages.train._network import NetworkPlan, Setup, network_plan, stream_config
 from winnow.stages.train._shard_reader import shard_sizes
-from winnow.stages.train._stream_source import StreamSource, check_has_text
+from winnow.stages.train._stream_source import StreamSource, check_has_choices, check_has_text
 from winnow.stages.train.distributed import current_workers
 from winnow.stages.train.shards import shard_paths
 
@@ -131,12 +131,15 @@ def _in_memory(paths: Sequence[str], folder: Path, config: TrainConfig, plan: Ne
     samples = memory.read_all(paths, folder, setup, plan.preprocess)
     memory.check_samples(samples, config, setup)
     wrong = memory.hard_negatives(samples, setup.hard_negatives)
-    network, tokenizer, merges = plan.build([*samples.texts, *(wrong or ())], seed=config.seed)
+    lists = memory.caption_lists(samples, setup.caption_choices)
+    captions = [text for texts in lists for text in texts]
+    network, tokenizer, merges = plan.build([*captions, *(wrong or ())], seed=config.seed)
     vectors, encoder = memory.caption_meanings(samples.texts, config, setup)
     present = None if wrong is None else np.array([bool(text) for text in wrong])
     source = memory.MemorySource(
         samples=samples,
-        tokens=memory.all_tokens(tokenizer, samples.texts),
+        tokens=memory.all_tokens(tokenizer, captions),
+        starts=np.cumsum([0, *map(len, lists)]),
         negatives=None if wrong is None else memory.all_tokens(tokenizer, wrong),
         present=present,
         meanings=vectors,
@@ -146,12 +149,13 @@ def _in_memory(paths: Sequence[str], folder: Path, config: TrainConfig, plan: Ne
         "num_samples": len(samples.texts),
         "num_hard_negatives": 0 if present is None else int(present.sum()),
         "skipped": samples.skipped,
+        **({"num_captions": len(captions)} if setup.caption_choices else {}),
     }
     return _Data(
         network=network,
         merges=merges,
         batches=source.batches,
-        digest=samples.digest,
+        digest=":".join(filter(None, (samples.digest, setup.caption_choices))),
         counts=lambda skipped: counts,
         encoder=encoder,
     )
@@ -172,6 +176,8 @@ def _streamed(paths: Sequence[str], folder: Path, config: TrainConfig, plan: Net
         raise SetupError(msg)
     if setup.hard_negatives is not None:
         check_has_text(paths, setup.hard_negatives)
+    if setup.caption_choices is not None:
+        check_has_choices(paths, setup.caption_choices)
     network, tokenizer, merges = plan.build((), seed=config.seed)
     source = StreamSource(
         sizes,

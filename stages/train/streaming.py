@@ -18,9 +18,11 @@ import numpy as np
 import numpy.typing as npt
 
 from winnow.contracts.errors import RecipeError, SetupError, ShardError
+from winnow.stages.sources._files import printable
+from winnow.stages.train._captions import caption_number, texts_of
 from winnow.stages.train._lane_reader import MISSING, LaneReader, Slot, ahead
 from winnow.stages.train._lanes import Lane
-from winnow.stages.train._shard_reader import Sample
+from winnow.stages.train._shard_reader import KEY, Sample
 from winnow.stages.train.shards import Pixels, Reading, json_values, small_picture
 
 _DECODED_TOGETHER = 16
@@ -35,9 +37,10 @@ class StreamConfig:
     lane gives an equal part of every batch. It divides batch_size, and the number of workers
     divides it: with equal lanes, one worker and eight see the same batches.  buffer_samples:
     encoded samples in the shuffle buffers of all lanes together.  captions: the member that holds
-    the caption.  columns: values of the .json member to give.  num_threads: that decode, in each
-    process.  num_processes: that read and decode; 0 does it in this one. Must divide a worker's
-    lanes.
+    the caption.  columns: values of the .json member to give.  caption_choices: a column with a
+    list of captions; each epoch draws one of them (``_captions``).  num_threads: that decode, in
+    each process.  num_processes: that read and decode; 0 does it in this one. Must divide a
+    worker's lanes.
     """
 
     batch_size: int
@@ -46,6 +49,7 @@ class StreamConfig:
     buffer_samples: int = 4096
     captions: str = "txt"
     columns: tuple[str, ...] = ()
+    caption_choices: str | None = None
     num_threads: int = 2
     num_processes: int = 0
 
@@ -154,23 +158,23 @@ class ShardStream:
             pool = ThreadPoolExecutor(self.config.num_threads, "decode")
             stack.callback(pool.shutdown, wait=True, cancel_futures=True)
             sources = [stack.enter_context(ahead(self._slots(n, step))) for n in numbers]
-            lengths = [self._lane(n).length(epoch=0) for n in numbers]
-            first = step * self._rows
+            epochs = [self._lane(n).epochs(step * self._rows) for n in numbers]
             pending: deque[list[list[Future[_Part]]]] = deque()
             while True:
                 while len(pending) <= _BATCHES_AHEAD:
                     pending.append(
                         [
-                            self._submit(pool, next(source), length - first)
-                            for source, length in zip(sources, lengths, strict=True)
+                            self._submit(pool, next(source), list(islice(epoch, self._rows)))
+                            for source, epoch in zip(sources, epochs, strict=True)
                         ]
                     )
-                    first += self._rows
                 yield self._joined([_complete([f.result() for f in p]) for p in pending.popleft()])
 
     def _slots(self, number: int, step: int) -> Iterator[list[Slot]]:
         """Yield a lane's part of each batch from ``step`` on, still encoded."""
-        reading = Reading(captions=self.config.captions, columns=self.config.columns)
+        choices = self.config.caption_choices
+        columns = self.config.columns if choices is None else (*self.config.columns, choices)
+        reading = Reading(captions=self.config.captions, columns=columns)
         lane = LaneReader(self._paths, self._lane(number), reading.wanted)
         slots = lane.slots(step * self._rows)
         while True:
@@ -191,26 +195,26 @@ class ShardStream:
             waiting=max(1, config.buffer_samples // config.num_lanes),
         )
 
-    def _submit(self, pool: ThreadPoolExecutor, part: list[Slot], new: int) -> list[Future[_Part]]:
-        """Decode a part in pieces; its first ``new`` samples are of the first epoch."""
-        return [
-            pool.submit(self._decode, part[i : i + _DECODED_TOGETHER], new - i)
-            for i in range(0, len(part), _DECODED_TOGETHER)
-        ]
+    def _submit(
+        self, pool: ThreadPoolExecutor, part: list[Slot], epochs: list[int]
+    ) -> list[Future[_Part]]:
+        """Decode a part in pieces; ``epochs`` are those of its samples."""
+        cuts = [slice(i, i + _DECODED_TOGETHER) for i in range(0, len(part), _DECODED_TOGETHER)]
+        return [pool.submit(self._decode, part[cut], epochs[cut]) for cut in cuts]
 
-    def _decode(self, slots: list[Slot], new: int) -> _Part:
+    def _decode(self, slots: list[Slot], epochs: list[int]) -> _Part:
         rows: list[Row | None] = []
         skipped: Counter[str] = Counter()
-        for index, slot in enumerate(slots):
+        for slot, epoch in zip(slots, epochs, strict=True):
             row: Row | None = None
             for place, sample in enumerate(slot):
                 pixels = self._picture(sample)
                 if not isinstance(pixels, str):
-                    text = sample[self.config.captions].decode("utf-8", "replace").strip()
+                    text = self._caption(sample, epoch)
                     tokens = None if self._tokenize is None else self._tokenize([text])[0]
                     row = Row(pixels, text, json_values(sample, self.config.columns), tokens)
                     break
-                if place == 0 and index < new:  # a spare is counted when its own turn comes
+                if place == 0 and epoch == 0:  # a spare is counted when its own turn comes
                     skipped[pixels] += 1
             rows.append(row)
         return rows, skipped
@@ -219,6 +223,16 @@ class ShardStream:
         if sample is MISSING:
             return "cut off"
         return small_picture(sample, self.config.captions, self._resize)
+
+    def _caption(self, sample: Sample, epoch: int) -> str:
+        text: str = sample[self.config.captions].decode("utf-8", "replace").strip()
+        column = self.config.caption_choices
+        if column is None:
+            return text
+        (value,) = json_values(sample, (column,))
+        key = printable(sample[KEY])
+        choices = texts_of(value, column=column, key=key) or [text]
+        return choices[caption_number(self.config.seed, epoch, key, len(choices))]
 
     def _joined(self, parts: list[tuple[list[Row], Counter[str]]]) -> StreamBatch:
         rows = [row for part, _ in parts for row in part]

@@ -239,6 +239,8 @@ def own(registry: Any) -> list[str]:
 NEEDED: dict[str, dict[str, Any]] = {
     "cross_fit_clip_score": {"models": ("tiny", "tiny")},
     "near_evaluation": {"evaluation": ("manifest.parquet",)},
+    "caption": {"engine": "projector", "model": "./captioner"},
+    "match_score": {"model": "./captioner"},
 }
 """Parameters without a default."""
 

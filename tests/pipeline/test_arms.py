@@ -126,6 +126,52 @@ def test_an_arm_may_change_the_model_and_its_columns_but_not_learn_the_truth(
         _study(tmp_path, arms=arms)
 
 
+def test_labels_may_be_learned_from_and_not_selected_by(tmp_path: Path) -> None:
+    arms: dict[str, Any] = {
+        "labelled": {"keep": [], "trial": {"hard_negatives": "truth_hard_negative"}},
+        "chosen": {
+            "keep": [],
+            "add": {
+                "known": {
+                    "use": "where",
+                    "expression": "truth_hard_negative is not None",
+                    "on_null": "drop",
+                }
+            },
+        },
+        "other": {"keep": [], "trial": {"hard_negatives": "truth_swap_count"}},
+    }
+    study = _study(tmp_path, arms=arms, labels=["truth_hard_negative"])
+    recipes = Recipes(study)
+    recipe = recipes.arm(study.arms[0])
+    assert recipe.exports[0].exporter.columns == ("truth_hard_negative",)  # type: ignore[attr-defined]
+    with pytest.raises(RecipeError, match="chosen: the filter known reads truth_hard_negative"):
+        recipes.arm(study.arms[1])
+    with pytest.raises(RecipeError, match="other: training reads truth_swap_count"):
+        recipes.arm(study.arms[2])
+
+
+def test_an_arm_may_have_other_captions_and_its_random_rows_keep_the_pools(tmp_path: Path) -> None:
+    stages = {"choice": {"use": "caption_choice", "policy": "raw", "raw_score": None}}
+    arms: dict[str, Any] = {
+        "plain": {"keep": []},
+        "chosen": {
+            "keep": [],
+            "export": {"text": "chosen_caption"},
+            "trial": {"caption_choices": "chosen_caption_all"},
+        },
+    }
+    study = _study(tmp_path, arms=arms, stages=stages)
+    recipes = Recipes(study)
+    own, control = recipes.arm(study.arms[1]), recipes.random(study.arms[1], 3, 0)
+    exports: list[Any] = [recipe.exports[0].exporter for recipe in (own, control)]
+    assert [e.text for e in exports] == ["chosen_caption", "text"]
+    assert [e.columns for e in exports] == [("chosen_caption_all",), ()]
+    assert "length(strip(chosen_caption)) > 0" in str(own.resolved["filters"])
+    trainer: Any = study.control_trainer(study.arms[1].rows)
+    assert trainer == study.trainer
+
+
 def test_a_set_that_an_arm_favours_is_found(tmp_path: Path) -> None:
     study = _study(tmp_path)
     recipes = Recipes(study)

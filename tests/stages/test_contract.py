@@ -48,6 +48,18 @@ def small_clip(folder: Path) -> dict[str, Any]:
     return {"model": str(path), "batch_size": 8, "write_embeddings": True}
 
 
+def plain_clip(folder: Path) -> dict[str, Any]:
+    """The same, for stages that write no embeddings."""
+    return {"model": small_clip(folder)["model"], "batch_size": 8}
+
+
+def matching_head(folder: Path) -> dict[str, Any]:
+    """A Q-Former of random weights with its tower and tokenizer."""
+    from tests.matching_heads import save_head
+
+    return {"model": str(save_head(folder)), "batch_size": 8, "num_tokens": 12}
+
+
 def two_clips(folder: Path) -> dict[str, Any]:
     """Models of two folds; a third fold has none."""
     return {"models": (small_clip(folder)["model"],) * 2, "batch_size": 8}
@@ -61,16 +73,50 @@ def flat_evaluation(folder: Path) -> dict[str, Any]:
     return {"evaluation": (str(folder / "evaluation.parquet"),)}
 
 
+def small_captioner(engine: str) -> Callable[[Path], dict[str, Any]]:
+    """A captioner with random weights."""
+
+    def make(folder: Path) -> dict[str, Any]:
+        from tests.captioners import blip, projector
+
+        model = (blip if engine == "hf" else projector)(folder / "model")
+        return {
+            "engine": engine, "model": model, "batch_size": 8, "max_tokens": 4, "keep_cut": True,
+        }  # fmt: skip
+
+    return make
+
+
 def fixed(**parameters: Any) -> Callable[[Path], dict[str, Any]]:
     return lambda _: parameters
 
 
 EXAMPLES: dict[str, list[Callable[[Path], dict[str, Any]]]] = {
+    "caption": [
+        small_captioner("hf"),
+        small_captioner("projector"),
+        # Port 9 of this machine: nobody answers.
+        fixed(engine="endpoint", model="m", url="http://127.0.0.1:9/v1", retries=0),
+    ],
+    "caption_choice": [fixed(), fixed(policy="all_passing", unsupported="named")],
+    "caption_scores": [plain_clip],
     "clip_score": [small_clip],
     "cross_fit_clip_score": [two_clips],
     # No row's URL is one that may be fetched: the network stays untouched.
     "download": [fixed(timeout_s=2.0, retries=0, respect_robots=False)],
+    "hallucination": [plain_clip, lambda f: plain_clip(f) | {"single": True, "tiles": 0}],
+    "instructions": [
+        fixed(vocabulary="scenes"),
+        fixed(
+            objects=None,
+            groups="groups",
+            relations="relations",
+            background="background",
+            written="written",
+        ),
+    ],
     "language": [fixed(), fixed(method="fasttext")],
+    "match_score": [matching_head, lambda folder: matching_head(folder) | {"many": True}],
     "near_evaluation": [flat_evaluation],
     "perceptual_hash": [fixed(), fixed(algorithms=("dhash", "phash"))],
     "resize": [
@@ -208,6 +254,16 @@ def column(name: str, kind: pa.DataType, num_rows: int) -> pa.Array:
         values = [0.0, -1.5, float("nan"), float("inf"), None]
     elif kind == MEDIA_REF:
         values = [None]
+    elif pa.types.is_struct(kind):
+        children = [column(name, field.type, 24).to_pylist() for field in kind]
+        rows = [
+            dict(zip([f.name for f in kind], row, strict=True))
+            for row in zip(*children, strict=True)
+        ]
+        values = [*rows, None]
+    elif pa.types.is_list(kind):
+        inner = column(name, kind.value_type, 24).to_pylist()
+        values = [[], [None], *([inner[i], *inner[:i]] for i in range(0, 24, 5)), inner, None]
     else:
         pytest.skip(f"no hostile values for {kind} yet: add them to column()")
     return pa.array([values[i % len(values)] for i in range(num_rows)], kind)
@@ -240,7 +296,8 @@ def annotate(built: Built, batch: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def error_column(stage: Stage) -> str:
-    return f"{stage.name}_error"
+    """Stages whose columns can be renamed name their error after them."""
+    return f"{getattr(stage, 'column', stage.name)}_error"
 
 
 def codes(stage: Stage, out: pa.RecordBatch) -> list[str | None]:

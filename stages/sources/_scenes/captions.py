@@ -59,7 +59,7 @@ _NUMBERS = (
 MAX_COUNT = len(_NUMBERS) - 1
 _AN = ("a", "e", "i", "o", "u", "hour")
 _NOT_AN = ("uni", "uku")
-_PREDICATES = {
+PREDICATE_WORDS = {
     "left of": "to the left of",
     "right of": "to the right of",
     "above": "above",
@@ -206,7 +206,7 @@ def _related(relation: Relation | None, phrases: Mapping[str, str]) -> str:
     if relation is None:
         return _joined(list(phrases.values()))
     subject, thing = phrases[relation.subject], phrases[relation.object]
-    text = f"{subject} {_PREDICATES[relation.predicate]} {thing}"
+    text = f"{subject} {PREDICATE_WORDS[relation.predicate]} {thing}"
     rest = [p for name, p in phrases.items() if name not in (relation.subject, relation.object)]
     return f"{text}, with {_joined(rest)}" if rest else text
 

@@ -25,6 +25,7 @@ from winnow.stages.sources._scenes.model import (
 from winnow.stages.sources._scenes.sprites import CONCEPT, PAINTS, extent
 
 _GAP = 0.02  # least distance of two objects, as a fraction of the shorter side
+_PARTNERS = 3  # concepts that come with a concept more often than chance has it
 _SINK = 0.08  # how far an object stands in what it stands on, as a fraction of the latter's height
 
 
@@ -87,15 +88,31 @@ def _concept(draw: Draw, options: SceneOptions) -> str:
 
 
 def _beside(draw: Draw, options: SceneOptions, chosen: Sequence[str]) -> str:
-    """Return a further concept; in a part, a new one that fits, as long as there is one."""
+    """Return a further concept; in a part or a crowd, a new one that fits, as long as there is one.
+
+    With ``co_occurrence`` it may be a partner of one that is there.
+    """
+    if options.co_occurrence and chosen and draw.chance(options.co_occurrence):
+        near = partners(draw.pick(chosen), options.pool)
+        new = [n for n in near if n not in chosen and fits(options.part, n, chosen)]
+        if new:
+            return draw.pick(new)
     name = _concept(draw, options)
-    if options.part == "all":
+    if options.part == "all" and not options.crowd:
         return name
     for _ in range(500):
         if name not in chosen and fits(options.part, name, chosen):
             return name
         name = _concept(draw, options)
     return draw.pick(chosen) if chosen else name
+
+
+@functools.cache
+def partners(concept: str, pool: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the concepts that are drawn for the sake of this one: by hash, not symmetric."""
+    others = [name for name in pool if name != concept]
+    ranked = sorted(others, key=lambda name: stable_hash64("partner", concept, name))
+    return tuple(ranked[:_PARTNERS])
 
 
 def _choose(draw: Draw, options: SceneOptions, count: int) -> tuple[list[str], bool]:
@@ -135,14 +152,15 @@ def _place(
     turns = [3 * draw.integer(-steps, steps) for _ in concepts]
     if stands:
         turns[:2] = [0, 0]
-    shares = [draw.uniform(0.35, 1) ** 2 for _ in concepts]
-    area = draw.uniform(0.12, 0.45) * canvas[0] * canvas[1] / sum(shares)
+    least, covered = (0.8, (0.36, 0.46)) if options.crowd else (0.35, (0.12, 0.45))
+    shares = [draw.uniform(least, 1) ** 2 for _ in concepts]
+    area = draw.uniform(*covered) * canvas[0] * canvas[1] / sum(shares)
     limit = 0.85 * min(canvas)
     shapes = [
         _shape(name, turn, share * area, limit)
         for name, turn, share in zip(concepts, turns, shares, strict=True)
     ]
-    boxes = _pack(draw, canvas, shapes, stands)
+    boxes = _pack(draw, canvas, shapes, stands, tries=200 if options.crowd else 12)
     colors: dict[str, str | None] = {}
     for name in concepts:
         paint = CONCEPT[name].paint and draw.chance(options.color_share)
@@ -173,7 +191,11 @@ def _shape(name: str, turn: int, area: float, limit: float) -> tuple[float, floa
 
 
 def _pack(
-    draw: Draw, canvas: tuple[int, int], shapes: list[tuple[float, float]], stands: bool
+    draw: Draw,
+    canvas: tuple[int, int],
+    shapes: list[tuple[float, float]],
+    stands: bool,
+    tries: int,
 ) -> list[Box]:
     """Return a box in canvas pixels per shape; shapes shrink until they fit."""
     shrink = 1.0
@@ -183,7 +205,7 @@ def _pack(
         units = [_union(tower)] if tower else []
         boxes = list(tower)
         for shape in scaled[len(tower) :]:
-            box = _free_spot(draw, canvas, shape, units)
+            box = _free_spot(draw, canvas, shape, units, tries)
             if box is None:
                 break
             units.append(box)
@@ -215,14 +237,18 @@ def _union(boxes: Sequence[Box]) -> Box:
 
 
 def _free_spot(
-    draw: Draw, canvas: tuple[int, int], shape: tuple[float, float], taken: Sequence[Box]
+    draw: Draw,
+    canvas: tuple[int, int],
+    shape: tuple[float, float],
+    taken: Sequence[Box],
+    tries: int,
 ) -> Box | None:
     width, height = shape
     gap = _GAP * min(canvas)
     room = canvas[0] - width - 2 * gap, canvas[1] - height - 2 * gap
     if min(room) < 0:
         return None
-    for _ in range(12):
+    for _ in range(tries):
         left, top = gap + draw.uniform(0, room[0]), gap + draw.uniform(0, room[1])
         right, bottom = left + width, top + height
         if all(

@@ -55,6 +55,10 @@ class SceneOptions:
     backgrounds: only these patterns.
     part: what the scenes hold out from one another (``holdout``); "all" holds out nothing. The
         other parts draw from all concepts.
+    crowd: for pictures of many things: each is of another concept, as far as there are any (but
+        for ``repeat_share``), and about as large as the others, so that none is too small to see.
+    co_occurrence: chance that a further object is one of the fixed ``partners`` of an object that
+        is already there, where one of them may be.
     """
 
     min_objects: int = 1
@@ -71,6 +75,8 @@ class SceneOptions:
     backgrounds: tuple[Pattern, ...] = PATTERNS
     part: Part = "all"
     num_concepts: int | None = None
+    crowd: bool = False
+    co_occurrence: float = 0.0
 
     def __post_init__(self) -> None:
         _require(
@@ -100,6 +106,10 @@ class SceneOptions:
         _require(
             self.num_concepts is None or not self.concepts,
             "num_concepts and concepts exclude one another; leave one of them out",
+        )
+        _require(
+            0 <= self.co_occurrence <= 1,
+            f"co_occurrence={self.co_occurrence}; use a chance from 0 to 1",
         )
 
     @property
@@ -210,7 +220,7 @@ def options_digest(options: SceneOptions) -> str:
     """Return 8 hex digits that stand for the options."""
     values = [(f.name, getattr(options, f.name)) for f in fields(options)]
     # Webs keep the digests, and so the URLs, that they had before there was such an option.
-    added = (("part", "all"), ("num_concepts", None))
+    added = (("part", "all"), ("num_concepts", None), ("crowd", False), ("co_occurrence", 0.0))
     flat = repr([value for value in values if value not in added])
     return f"{stable_hash64('options', flat) >> 32:08x}"
 

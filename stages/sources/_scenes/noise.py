@@ -9,6 +9,7 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import Literal
 
 from winnow.contracts.errors import RecipeError
 from winnow.contracts.identity import row_uid, stable_hash64
@@ -20,10 +21,12 @@ from winnow.stages.sources._scenes.captions import (
 )
 from winnow.stages.sources._scenes.draw import Draw
 from winnow.stages.sources._scenes.layout import scene
-from winnow.stages.sources._scenes.model import Part, Scene, SceneOptions, options_digest
+from winnow.stages.sources._scenes.model import Scene, SceneOptions, options_digest
+from winnow.stages.sources._scenes.paragraphs import Paragraph, paragraph
 from winnow.stages.sources._scenes.sprites import LANGUAGES, name_in
 
 CLEAN = "clean"
+Captions = Literal["short", "paragraph"]
 SHARES: Mapping[str, float] = MappingProxyType(
     {
         "swapped_caption": 0.10,
@@ -95,7 +98,7 @@ class Row:
     path: str
     text: str
     scene_index: int
-    said: Statement
+    said: Statement | Paragraph
     language: str
     original: int | None = None
 
@@ -109,7 +112,8 @@ class Row:
 class World:
     """The parameters that rows and their bytes depend on.
 
-    shares: (kind, share), in the order of SHARES. languages: of the foreign captions.
+    shares: (kind, share), in the order of SHARES. languages: of the foreign captions. captions:
+    what English ones are.
     """
 
     seed: int
@@ -117,6 +121,7 @@ class World:
     options: SceneOptions
     shares: tuple[tuple[str, float], ...]
     languages: tuple[str, ...]
+    captions: Captions = "short"
 
     def row(self, index: int) -> Row:
         """Return row ``index`` >= 0."""
@@ -129,7 +134,7 @@ class World:
         repeat = kind == "repeated_row"
         text = source.text
         if not repeat and draw.chance(0.5):
-            text = _english(self.scene(source), draw, self.options.part).text
+            text = _english(self, self.scene(source), draw).text
         return Row(
             index=index,
             kind=kind,
@@ -178,7 +183,10 @@ def checked_shares(noise: Mapping[str, float] | None) -> tuple[tuple[str, float]
 @functools.lru_cache(maxsize=64)
 def world_digest(world: World) -> str:
     """Return 8 hex digits that stand for everything but the seed."""
-    flat = repr((world.shares, world.languages, options_digest(world.options)))
+    values = [world.shares, world.languages, options_digest(world.options)]
+    if world.captions != "short":  # webs keep the URLs that they had before there was a choice
+        values.append(world.captions)
+    flat = repr(tuple(values))
     return f"{stable_hash64('world', flat) >> 32:08x}"
 
 
@@ -217,10 +225,10 @@ def _fresh(world: World, index: int, kind: str) -> Row:
     draw = Draw("row", world.seed, index)
     path = _path(world, index, draw)
     drawn = _drawn(world, index, kind)
-    said = _english(drawn, draw, world.options.part)
+    said = _english(world, drawn, draw)
     text, language = said.text, "en"
     if kind == "swapped_caption":
-        text = _english(_other_scene(world, index, drawn), draw, world.options.part).text
+        text = _english(world, _other_scene(world, index, drawn), draw).text
     elif kind == "foreign_caption":
         text, language = _foreign(drawn, draw, world.languages)
     elif kind == "boilerplate_caption":
@@ -242,8 +250,11 @@ def _path(world: World, index: int, draw: Draw) -> str:
     return f"/{world.seed}/{index}.{draw.pick(_EXTENSIONS)}?{world_digest(world)}"
 
 
-def _english(drawn: Scene, draw: Draw, part: Part) -> Statement:
+def _english(world: World, drawn: Scene, draw: Draw) -> Statement | Paragraph:
     """Return an English caption of at least three words, so that a clean row is clean to all."""
+    part = world.options.part
+    if world.captions == "paragraph":
+        return paragraph(drawn, draw, part)
     said = state(drawn, draw.integer(0, num_variants("en", part) - 1), part)
     return said if len(said.text.split()) >= 3 else state(drawn, 1, part)
 

@@ -1,4 +1,7 @@
-"""One contract for every registered evaluation; parameters that one needs are in EXAMPLES."""
+"""One contract for every registered evaluation; parameters that one needs are in EXAMPLES.
+
+What takes captioners (subject "captions") is measured in test_captions_contract.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,7 @@ from tests.stages.evaluate.subjects import (
     values,
     vector_of,
 )
+from tests.stages.evaluate.test_captions_contract import EXAMPLES as CAPTION_EXAMPLES
 from winnow.contracts.errors import SetupError
 from winnow.contracts.parameters import parameters_model, validate
 from winnow.contracts.registry import EVALUATIONS
@@ -57,12 +61,19 @@ COLLAPSED = {
     },
 }
 
-NAMES = [n for n in EVALUATIONS if EVALUATIONS[n].__module__.startswith("winnow.stages.")]
+ALL = [n for n in EVALUATIONS if EVALUATIONS[n].__module__.startswith("winnow.stages.")]
+NAMES = [n for n in ALL if EVALUATIONS[n].subject == "embeddings"]
 
 
 @pytest.fixture(params=NAMES)
 def evaluation(request: pytest.FixtureRequest) -> Evaluation:
     return EVALUATIONS[request.param](**EXAMPLES.get(request.param, {}))
+
+
+@pytest.fixture(params=ALL)
+def any_evaluation(request: pytest.FixtureRequest) -> Evaluation:
+    examples = {**EXAMPLES, **CAPTION_EXAMPLES}
+    return EVALUATIONS[request.param](**examples.get(request.param, {}))
 
 
 def kinds() -> list[str]:
@@ -104,21 +115,23 @@ def rearranged(subject: Embeddings, order: Any) -> Embeddings:
 
 def test_every_evaluation_is_in_the_tables_of_this_test() -> None:
     assert set(NAMES) == set(PERFECT) == set(COLLAPSED)
+    assert set(ALL) == {*NAMES, *CAPTION_EXAMPLES}
 
 
-def test_parameters_are_typed_and_strict(evaluation: Evaluation) -> None:
+def test_parameters_are_typed_and_strict(any_evaluation: Evaluation) -> None:
+    evaluation = any_evaluation
     factory = type(evaluation)
     fields = {f.name for f in dataclasses.fields(evaluation)}
     assert set(parameters_model(factory).model_fields) == fields
-    given = EXAMPLES.get(evaluation.name, {})
+    given = {**EXAMPLES, **CAPTION_EXAMPLES}.get(evaluation.name, {})
     untyped = {k: list(v) if isinstance(v, tuple) else v for k, v in given.items()}
     assert factory(**validate(factory, untyped)) == evaluation
     with pytest.raises(ValueError, match="Extra inputs"):
         validate(factory, {**untyped, "no_such_parameter": 1})
 
 
-def test_it_survives_pickling(evaluation: Evaluation) -> None:
-    assert pickle.loads(pickle.dumps(evaluation)) == evaluation
+def test_it_survives_pickling(any_evaluation: Evaluation) -> None:
+    assert pickle.loads(pickle.dumps(any_evaluation)) == any_evaluation
 
 
 def test_the_tables_accept_its_scores(evaluation: Evaluation) -> None:

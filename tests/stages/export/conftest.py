@@ -21,10 +21,12 @@ from PIL import Image
 from winnow.contracts.exporter import ExportContext, Exporter, FileSummary
 from winnow.contracts.identity import row_uid
 from winnow.stages.export import _manifest
+from winnow.stages.export.llava import Llava
 from winnow.stages.export.parquet import Parquet
 from winnow.stages.export.webdataset import WebDataset
 
 NUM_ROWS = 40
+CONVERSATIONS = pa.list_(pa.struct([("from", pa.string()), ("value", pa.string())]))
 RECIPE = 'name: pets\n# a fence in a comment: ```\nsource: {use: url_table, path: "urls.parquet"}\n'
 
 
@@ -38,7 +40,9 @@ class FolderSink:
     def create(self, name: str) -> Iterator[BinaryIO]:
         buffer = WriteOnly()
         yield buffer
-        (self.folder / name).write_bytes(bytes(buffer.data))
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes(buffer.data))
 
     @contextlib.contextmanager
     def open(self, name: str) -> Iterator[BinaryIO]:
@@ -66,6 +70,13 @@ def encoded_image(row: int, kind: str = "JPEG") -> bytes:
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, kind)
     return out.getvalue()
+
+
+def conversation_of(row: int) -> list[dict[str, str]]:
+    """One or two questions and answers in LLaVA's form."""
+    turns = [("human", f"<image>\nWhat is {row}?"), ("gpt", f'The "number" \u6f22 {row}.')]
+    turns += [("human", "Is it even?"), ("gpt", "Yes." if row % 2 else "No.")] * (row % 2)
+    return [{"from": who, "value": value} for who, value in turns]
 
 
 def make_rows(num_rows: int = NUM_ROWS, kinds: Sequence[str] = ("JPEG",)) -> pa.RecordBatch:
@@ -105,6 +116,13 @@ def make_rows(num_rows: int = NUM_ROWS, kinds: Sequence[str] = ("JPEG",)) -> pa.
             pa.struct([("x", pa.int16()), ("score", pa.float32())]),
         ),
         "image_embedding": half,
+        "chosen_caption_all": pa.array(
+            [[[f"caption {i}", "a cat"], [], None][i % 3] for i in count], pa.list_(pa.string())
+        ),
+        "named_objects": pa.array(
+            [[[["cat"], []], None][i % 2] for i in count], pa.list_(pa.list_(pa.string()))
+        ),
+        "conversations": pa.array([conversation_of(i) for i in count], CONVERSATIONS),
     }
     return pa.RecordBatch.from_pydict(columns)
 
@@ -152,7 +170,7 @@ def export(
         part = rows.slice(start, exporter.rows_per_file)
         name = exporter.file_name(index)
         with sink.create(name) as out:
-            extra = exporter.write_file(iter([part.slice(0, 3), part.slice(3)]), out)
+            extra = exporter.write_part(iter([part.slice(0, 3), part.slice(3)]), out, sink)
         files.append(summary_of(folder / name, part.num_rows, extra))
         table = pa.Table.from_batches([part])
         names = pa.array([name] * part.num_rows)
@@ -205,6 +223,14 @@ def parquets(rows: pa.RecordBatch, tmp_path_factory: pytest.TempPathFactory) -> 
     """Two Parquet files of 20 rows."""
     folder = tmp_path_factory.mktemp("parquets") / "pets"
     export(Parquet(rows_per_file=20), rows, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def llavas(mixed_rows: pa.RecordBatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """LLaVA's JSON in two parts, and pictures in four formats."""
+    folder = tmp_path_factory.mktemp("llavas") / "pets"
+    export(Llava(rows_per_file=20), mixed_rows, folder)
     return folder
 
 

@@ -95,7 +95,8 @@ for kind, (folder, snippet) in json.loads(sys.argv[1]).items():
     for mode in ("streaming", "prepared"):
         scope = {}
         exec(snippet.replace("streaming=True", f"streaming={mode == 'streaming'}"), scope)
-        found[f"{kind} {mode}"] = summary(list(scope["dataset"]), json_of)
+        samples = list(scope["dataset"])
+        found[f"{kind} {mode}"] = samples if kind == "llavas" else summary(samples, json_of)
     if kind == "tars":
         bare = load_dataset("webdataset", data_files="*.tar", split="train", streaming=True)
         samples = list(bare)
@@ -115,11 +116,15 @@ def result_of(log: str) -> Any:
 
 @pytest.fixture(scope="module")
 def hugging_face(
-    tars: Path, mixed_tars: Path, parquets: Path, tmp_path_factory: pytest.TempPathFactory
+    tars: Path,
+    mixed_tars: Path,
+    parquets: Path,
+    llavas: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Any:
-    """What datasets loads from the three exports, each as its card says."""
+    """What datasets loads from the four exports, each as its card says."""
     pytest.importorskip("datasets")
-    folders = {"tars": tars, "mixed": mixed_tars, "parquets": parquets}
+    folders = {"tars": tars, "mixed": mixed_tars, "parquets": parquets, "llavas": llavas}
     jobs = {kind: (str(path), code_of(path, "python")[0]) for kind, path in folders.items()}
     home = tmp_path_factory.mktemp("hugging-face")
     return result_of(run(home, sys.executable, "-c", HUGGING_FACE, json.dumps(jobs)))
@@ -130,6 +135,13 @@ def hugging_face(
 def test_hugging_face_loads_the_folder(hugging_face: Any, kind: str, mode: str) -> None:
     # The last row has an error that is null in every other row: inference would miss its type.
     assert hugging_face[f"{kind} {mode}"] == [40, "late", [[32, 24]]]
+
+
+@pytest.mark.parametrize("mode", ["streaming", "prepared"])
+def test_hugging_face_loads_the_conversations(hugging_face: Any, llavas: Path, mode: str) -> None:
+    expected = json.loads((llavas / "llava.json").read_text(encoding="utf-8"))
+    assert hugging_face[f"llavas {mode}"] == expected
+    assert len(expected) == 40
 
 
 def test_hugging_face_streams_the_tars_without_the_card(hugging_face: Any) -> None:

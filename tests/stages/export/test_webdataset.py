@@ -58,6 +58,8 @@ def test_every_sample_has_the_bytes_the_caption_and_the_annotations(rows: pa.Rec
         assert document["near_duplicates"] == (
             None if row["near_duplicates"] is None else [u.hex() for u in row["near_duplicates"]]
         )
+        for name in ("conversations", "chosen_caption_all", "named_objects"):
+            assert document[name] == row[name]
         score = row["clip_score"]
         if score is None or np.isnan(score):
             assert document["clip_score"] is None

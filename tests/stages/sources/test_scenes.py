@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import http.client
 import io
@@ -24,8 +25,8 @@ from winnow.contracts.registry import SOURCES
 from winnow.stages.sources._scenes import CONCEPTS, LANGUAGES, render
 from winnow.stages.sources._scenes.holdout import pair_part
 from winnow.stages.sources._scenes.model import BACKGROUND_COLORS, PATTERNS
-from winnow.stages.sources._scenes.sprites import CONCEPT
-from winnow.stages.sources.scenes import SceneSource
+from winnow.stages.sources._scenes.sprites import CONCEPT, PAINTS
+from winnow.stages.sources.scenes import FACTS, SCHEMA, SceneSource
 
 PARTS = ("train", "validation", "test")
 FALSE = [f"truth_{n}" for n in ("swap_attribute", "swap_relation", "swap_count", "hard_negative")]
@@ -224,3 +225,38 @@ def test_serve_answers_under_the_host_of_the_urls() -> None:
 def test_bad_parameters_say_what_is_allowed(changes: dict[str, object], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         SceneSource(**changes)  # type: ignore[arg-type]
+
+
+CROWDS = SceneSource(
+    num_rows=60, objects=(6, 10), weights="zipf", co_occurrence=0.5, captions="paragraph",
+    num_concepts=80, sizes=(128, 128), aspects=(1.0, 1.0), noise={"foreign_caption": 0.1},
+)  # fmt: skip
+
+
+def test_paragraphs_come_with_their_facts() -> None:
+    table = read(CROWDS)
+    assert table.schema == pa.schema([pa.field("uid", pa.binary(16)), *CROWDS.schema()])
+    assert CROWDS.schema().names == [*SCHEMA.names, *FACTS.names]
+    world = CROWDS.world()
+    for index, row in enumerate(table.to_pylist()):
+        drawn = world.scene(world.row(index))
+        groups = row["truth_groups"]
+        assert [g["name"] for g in groups for _ in range(g["count"])] == sorted(
+            row["truth_objects"], key=[g["name"] for g in groups].index
+        )
+        assert {g["color"] for g in groups} <= {None, *PAINTS}
+        stated = {(r["subject"], r["predicate"], r["object"]) for r in row["truth_relations"]}
+        true = {(r.subject, r.predicate, r.object) for r in drawn.relations}
+        assert stated == {r for r in true if r[1] in ("left of", "above", "on")}
+        assert row["truth_caption"].count(".") >= len(groups)
+        assert (row["text"] == row["truth_caption"]) == (row["truth_kind"] == "clean")
+        assert not any(row[name] for name in FALSE)
+    urls = table["url"].to_pylist()
+    for changes in ({"captions": "short"}, {"co_occurrence": 0.4}):
+        other = dataclasses.replace(CROWDS, **changes)
+        assert set(urls).isdisjoint(read(other)["url"].to_pylist())
+
+
+def test_webs_without_paragraphs_have_the_columns_and_parameters_that_they_had() -> None:
+    assert SceneSource().schema() == SCHEMA
+    assert {"captions", "co_occurrence"}.isdisjoint(result_parameters(SceneSource()))

@@ -6,6 +6,7 @@ import itertools
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from winnow.contracts.errors import RecipeError
 from winnow.stages.sources._scenes import CONCEPTS, Scene, SceneOptions, scene
+from winnow.stages.sources._scenes.layout import partners
 from winnow.stages.sources._scenes.model import ranked_concepts
 from winnow.stages.sources._scenes.sprites import CONCEPT, extent
 
@@ -219,3 +221,42 @@ def test_a_world_too_small_for_held_out_pairs_is_refused() -> None:
     with pytest.raises(RecipeError, match="num_concepts=0; use 1 to "):
         SceneOptions(num_concepts=0)
     assert SceneOptions(num_concepts=1).pool == ranked_concepts()[:1]
+
+
+CROWDS = SceneOptions(
+    min_objects=6, max_objects=10, sizes=(128, 128), aspects=(1.0, 1.0), weights="zipf",
+    num_concepts=80, crowd=True, repeat_share=0.0, on_share=0.0,
+)  # fmt: skip
+
+
+def test_a_crowd_has_different_things_that_are_large_enough_to_see() -> None:
+    for index in range(150):
+        drawn = scene(9, index, CROWDS)
+        assert 6 <= len(drawn.groups) == len(drawn.objects) <= 10
+        sides = [drawn.side(thing.box) * 112 for thing in drawn.objects]
+        assert min(sides) > 13  # pixels, in a picture of 112
+
+
+def test_co_occurrence_plants_pairs() -> None:
+    planted = SceneOptions(
+        min_objects=6, max_objects=6, num_concepts=80, crowd=True, co_occurrence=0.7
+    )
+
+    def share(options: SceneOptions) -> float:
+        """Of objects whose partner is another of the scene, per pair that could be one."""
+        pool, hits, tries = options.pool, 0, 0
+        for index in range(200):
+            here = {t.concept for t in scene(10, index, options).objects}
+            tries += len(here) * 3
+            hits += sum(len(here.intersection(partners(c, pool))) for c in here)
+        return hits / tries
+
+    assert share(planted) > 4 * share(replace(planted, co_occurrence=0.0))
+    assert len(partners("cat", planted.pool)) == 3
+    assert "cat" not in partners("cat", ("cat", "dog"))
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.5])
+def test_a_bad_co_occurrence_is_refused(value: float) -> None:
+    with pytest.raises(RecipeError, match="use a chance from 0 to 1"):
+        SceneOptions(co_occurrence=value)

@@ -1,0 +1,166 @@
+"""Where a language model's files are and what they contain, without loading the model.
+
+A model is named in one of three ways, told apart by the name alone:
+
+    tiny-lm                     packaged with Winnow
+    ./folder  /folder  ~/folder config.json, weights and tokenizer files, as transformers saves them
+    org/name  name  [@revision] the same files on the Hugging Face hub ("hf-hub:" before it is fine)
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from winnow.contracts.errors import SetupError
+
+PACKAGED = "tiny-lm"
+"""The packaged model: it speaks about drawn scenes, and about nothing else."""
+HUB_PREFIX = "hf-hub:"
+INSTALL = 'pip install "winnow-data[captions]"'
+
+_CONFIG = "config.json"
+_SAFE = ("model.safetensors", "model.safetensors.index.json", "model-*.safetensors")
+_BIN = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*.bin")
+_TOKENIZER = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LanguageFiles:
+    """A language model that was found: nothing is loaded yet.
+
+    name: what the recipe called it.  folder: where its files are.
+    """
+
+    name: str
+    folder: Path
+
+    @property
+    def config(self) -> Path:
+        """The architecture."""
+        return self.folder / _CONFIG
+
+    @property
+    def weights(self) -> list[Path]:
+        """The files that hold the weights, in a fixed order; empty where there are none.
+
+        safetensors win over .bin; an index wins over a single file, as in transformers.
+        """
+        for single, index, pieces in (_SAFE, _BIN):
+            if (self.folder / single).is_file():
+                return [self.folder / single]
+            if (self.folder / index).is_file():
+                return [self.folder / index, *sorted(self.folder.glob(pieces))]
+        return []
+
+    @property
+    def safe(self) -> bool:
+        """Whether the weights are safetensors."""
+        return any((self.folder / name).is_file() for name in _SAFE[:2])
+
+    @property
+    def tokenizer(self) -> list[Path]:
+        """The files that decide how text becomes tokens, in a fixed order."""
+        return [path for name in _TOKENIZER if (path := self.folder / name).is_file()]
+
+    def digest(self) -> str:
+        """Return 32 hex digits over configuration, weights and tokenizer; not over the path.
+
+        A model without weights has a digest too; the seed that fills it is not in it.
+        """
+        digest = hashlib.blake2b(digest_size=16)
+        for path in [self.config, *self.weights, *self.tokenizer]:
+            digest.update(f"{path.name}\0{_file_digest(path)}\0".encode())
+        return digest.hexdigest()
+
+
+def find_language_model(name: str, *, allow_random: bool = False) -> LanguageFiles:
+    """Return a model's files; those on the hub are downloaded into its cache once.
+
+    Fails: SetupError where files are missing or the hub cannot be reached; where there is only a
+    configuration, unless ``allow_random``.
+    """
+    if name == PACKAGED:
+        folder = Path(__file__).parent / "checkpoints" / PACKAGED
+    elif is_path(name):
+        folder = Path(name).expanduser()
+    else:
+        folder = _hub_folder(name)
+    files = LanguageFiles(name=name, folder=folder)
+    if not files.config.is_file():
+        msg = f"language_model={name!r}: {files.config} is missing; a model needs its configuration"
+        raise SetupError(msg)
+    if not files.tokenizer:
+        msg = (
+            f"language_model={name!r}: there is no tokenizer in {folder}; expected tokenizer.json, "
+            "as transformers' save_pretrained writes it"
+        )
+        raise SetupError(msg)
+    if not files.weights and not allow_random:
+        msg = (
+            f"language_model={name!r}: there are no weights in {folder} (model.safetensors), so it "
+            "would be randomly initialised and know no language; give a trained model, such as "
+            f"{PACKAGED}, or set allow_random_lm: true if that is meant"
+        )
+        raise SetupError(msg)
+    return files
+
+
+def is_path(name: str) -> bool:
+    """Whether a name means a folder. What lies in the working directory does not matter."""
+    if name.startswith(HUB_PREFIX):
+        return False
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).is_absolute()
+
+
+def _hub_folder(name: str) -> Path:
+    """Download what a model needs, .bin files only where there are no safetensors."""
+    try:
+        folder = _snapshot(name, (_CONFIG, *_TOKENIZER, *_SAFE))
+        if not LanguageFiles(name=name, folder=folder).weights:
+            folder = _snapshot(name, (_CONFIG, *_TOKENIZER, *_BIN))
+    except (OSError, ValueError) as error:
+        hint = f"; for a folder write ./{name}" if Path(name).is_dir() else ""
+        msg = (
+            f"language_model={name!r} is neither {PACKAGED} nor a folder (./folder), and cannot be "
+            f"had from the Hugging Face hub{hint}: {error}"
+        )
+        raise SetupError(msg) from error
+    return folder
+
+
+@functools.cache
+def _snapshot(name: str, patterns: tuple[str, ...]) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        msg = f"a model of the Hugging Face hub needs: {INSTALL}"
+        raise SetupError(msg) from error
+    repository, _, revision = name.removeprefix(HUB_PREFIX).partition("@")
+    return Path(
+        snapshot_download(repository, revision=revision or None, allow_patterns=list(patterns))
+    )
+
+
+def _file_digest(path: Path) -> str:
+    stat = path.stat()
+    return _hashed(path, stat.st_mtime_ns, stat.st_size)
+
+
+@functools.lru_cache(maxsize=256)
+def _hashed(path: Path, _mtime_ns: int, _size: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

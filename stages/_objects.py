@@ -1,0 +1,168 @@
+"""Objects that a text names: words of a vocabulary, plurals and synonyms, longest name first."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from winnow.contracts.errors import SetupError
+from winnow.stages.evaluate._rows import column_values
+
+_WORD = re.compile(r"[^\W_]+(?:['\u2019-]+[^\W_]+)*")
+_POSSESSIVE = re.compile(r"['\u2019]s$")
+_IRREGULAR = {
+    "cactus": "cacti",
+    "child": "children",
+    "foot": "feet",
+    "goose": "geese",
+    "mouse": "mice",
+    "ox": "oxen",
+    "person": "people",
+    "tooth": "teeth",
+}
+_AN = ("a", "e", "i", "o", "u", "hour")
+_NOT_AN = ("eu", "one", "uku", "uni", "use")
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A word in lower case, without a possessive's end; start, end: its characters in the text."""
+
+    text: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Mention:
+    """An object named in a text: characters [start, end), words [first_word, last_word]."""
+
+    name: str
+    start: int
+    end: int
+    first_word: int
+    last_word: int
+
+
+def words_of(text: str) -> list[Word]:
+    """Return the words: runs of letters and digits, hyphens and apostrophes inside included."""
+    return [
+        Word(_POSSESSIVE.sub("", found[0].lower()), found.start(), found.end())
+        for found in _WORD.finditer(text)
+    ]
+
+
+def with_article(name: str) -> str:
+    """Return "a cat", "an apple"."""
+    low = name.lower()
+    return f"{'an' if low.startswith(_AN) and not low.startswith(_NOT_AN) else 'a'} {name}"
+
+
+class Vocabulary:
+    """The names of objects, and the words by which a text may call them.
+
+    A name is matched in any case, and with its last word in the plural; in "slice of pizza" the
+    first word may be instead. synonyms: word or words -> the name that they stand for; they have
+    plurals too. Where two names share a form, the one that is written so has it, else the first by
+    alphabet.
+    """
+
+    def __init__(self, names: Iterable[str], synonyms: Mapping[str, str] | None = None) -> None:
+        called = {name: name for name in sorted({*names, *(synonyms or {}).values()})}
+        called |= dict(sorted((synonyms or {}).items()))
+        forms: dict[tuple[str, ...], str] = {}
+        for text, name in called.items():
+            forms.setdefault(tuple(word.text for word in words_of(text)), name)
+        for singular, name in list(forms.items()):
+            for plural in _plural_forms(singular):
+                forms.setdefault(plural, name)
+        forms.pop((), None)
+        self.names: tuple[str, ...] = tuple(sorted(set(forms.values())))
+        self._by_first: dict[str, list[tuple[tuple[str, ...], str]]] = {}
+        for form in sorted(forms, key=lambda f: (-len(f), f)):
+            self._by_first.setdefault(form[0], []).append((form, forms[form]))
+
+    def mentions(self, text: str) -> list[Mention]:
+        """Return the objects that a text names, in its order; no word counts twice, and "hot dog"
+        is no dog where both are names."""
+        words = words_of(text)
+        found: list[Mention] = []
+        place = 0
+        while place < len(words):
+            for form, name in self._by_first.get(words[place].text, ()):
+                here = words[place : place + len(form)]
+                if tuple(word.text for word in here) == form:
+                    last = place + len(form) - 1
+                    found.append(Mention(name, here[0].start, here[-1].end, place, last))
+                    place = last
+                    break
+            place += 1
+        return found
+
+
+def _plural_forms(form: Sequence[str]) -> Iterable[tuple[str, ...]]:
+    heads = {len(form) - 1} if form else set()
+    if "of" in form[1:]:
+        heads.add(form.index("of") - 1)
+    for head in heads:
+        for plural in _plurals(form[head]):
+            yield (*form[:head], plural, *form[head + 1 :])
+
+
+def _plurals(word: str) -> list[str]:
+    """Every plural that English spelling would allow; that some are no words does no harm."""
+    found = [f"{word}s", f"{word}es"]
+    if word.endswith("y"):
+        found.append(f"{word[:-1]}ies")
+    if word.endswith("f"):
+        found.append(f"{word[:-1]}ves")
+    if word.endswith("fe"):
+        found.append(f"{word[:-2]}ves")
+    if word.endswith("man"):
+        found.append(f"{word[:-2]}en")
+    if word in _IRREGULAR:
+        found.append(_IRREGULAR[word])
+    return found
+
+
+def read_synonyms(who: str, path: str | None) -> dict[str, str]:
+    """Return the synonyms of a JSON file {"puppy": "dog", ...}; {} for no file.
+
+    Fails: SetupError where it cannot be read, or holds anything else.
+    """
+    if path is None:
+        return {}
+    try:
+        found = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        msg = f"{who}: synonyms {path} cannot be read: {error}"
+        raise SetupError(msg) from error
+    if not isinstance(found, dict) or not all(isinstance(v, str) and v for v in found.values()):
+        msg = f'{who}: synonyms {path} must map texts to names, such as {{"puppy": "dog"}}'
+        raise SetupError(msg)
+    return found
+
+
+def object_lists(who: str, table: pa.Table, column: str) -> list[list[str] | None]:
+    """Return the object names of each row, repeats included; None where the row has no annotation.
+
+    Fails: as ``column_values``; SetupError where the column does not hold lists of texts.
+    """
+    values = column_values(who, table, column)
+    kind = table.schema.field(column).type
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    inner = kind.value_type if is_list else None
+    if inner is None or not any(
+        check(inner) for check in (pa.types.is_string, pa.types.is_large_string, pa.types.is_null)
+    ):
+        msg = f"{who}: column {column!r} holds {kind}; use one with a list of names per row"
+        raise SetupError(msg)
+    return [
+        None if value is None else [str(name) for name in value if name]  # type: ignore[attr-defined]
+        for value in values
+    ]

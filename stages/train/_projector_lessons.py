@@ -1,0 +1,216 @@
+"""Exported shards as what a projector model learns from: pictures, captions, conversations."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from winnow.contracts.errors import SetupError
+from winnow.contracts.media import MediaCaps
+from winnow.stages._media import decode_image
+from winnow.stages.sources._files import printable
+from winnow.stages.train._captions import check_found, texts_of
+from winnow.stages.train._projector_pictures import Pictures, PictureWriter, Pixels, Tower
+from winnow.stages.train._projector_turns import Lesson, turns_of
+from winnow.stages.train._shard_reader import KEY, Sample
+from winnow.stages.train.shards import IMAGE_MEMBERS, image_member, json_values, read_samples
+
+_CHUNK = 64
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LessonReading:
+    """What is read of each sample.
+
+    captions: the member with the caption.  caption_choices, conversations, interleaved: columns of
+    the .json member, or None: see ``_captions``, ``_projector_turns`` and
+    ``winnow.models.projector_batch.interleaved_row``.
+    """
+
+    captions: str = "txt"
+    caption_choices: str | None = None
+    conversations: str | None = None
+    interleaved: str | None = None
+    num_threads: int = 1
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the .json members."""
+        return tuple(
+            c for c in (self.caption_choices, self.conversations, self.interleaved) if c is not None
+        )
+
+    def wanted(self, extension: str) -> bool:
+        """Whether a member with this extension is needed."""
+        if extension in IMAGE_MEMBERS or extension == self.captions:
+            return True
+        if extension == "json":
+            return bool(self.columns)
+        return self.interleaved is not None and extension.rpartition(".")[2] in IMAGE_MEMBERS
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lessons:
+    """Samples in the order of the shards.
+
+    firsts: where the pictures of each sample start among ``pictures``.  digest: over keys, texts
+    and encoded pictures, hex.  skipped: samples that were left out, by reason.
+    """
+
+    pictures: Pictures
+    lessons: list[Lesson]
+    firsts: list[int]
+    digest: str
+    skipped: dict[str, int]
+
+
+def read_lessons(
+    paths: Sequence[str], reading: LessonReading, writer: PictureWriter, tower: Tower
+) -> Lessons:
+    """Read all shards. A sample is left out and counted where it has no picture ("no image",
+    "undecodable", "too_large") or nothing to say about it ("no caption", "bad conversation",
+    "bad interleaved text").
+
+    Fails: SetupError for a tar that cannot be read, a full disk, or no sample at all.
+    """
+    lessons: list[Lesson] = []
+    firsts: list[int] = []
+    skipped: Counter[str] = Counter()
+    digest = hashlib.blake2b(digest_size=16)
+
+    def learned(sample: Sample) -> tuple[Lesson, list[Pixels], list[bytes]] | str:
+        return _learned(sample, reading, tower)
+
+    with ThreadPoolExecutor(reading.num_threads, "decode") as pool:
+        for chunk in _chunks(read_samples(paths, reading.wanted)):
+            for sample, found in zip(chunk, pool.map(learned, chunk), strict=True):
+                if isinstance(found, str):
+                    skipped[found] += 1
+                    continue
+                lesson, tiles, encoded = found
+                values = json.dumps(json_values(sample, reading.columns), sort_keys=True)
+                name = sample[KEY].encode("utf-8", "surrogateescape")
+                said = json.dumps(lesson.captions)
+                for part in (name, said.encode(), values.encode(), *encoded):
+                    digest.update(hashlib.blake2b(part, digest_size=16).digest())
+                firsts.append(len(writer))
+                lessons.append(lesson)
+                writer.add(tiles)
+    if not lessons:
+        msg = f"no sample of {len(paths)} shards can be trained on; left out: {dict(skipped)}"
+        raise SetupError(msg)
+    if reading.caption_choices is not None:
+        check_found(([""] for one in lessons if one.has_choices), reading.caption_choices)
+    return Lessons(
+        pictures=writer.done(),
+        lessons=lessons,
+        firsts=firsts,
+        digest=digest.hexdigest(),
+        skipped=dict(skipped),
+    )
+
+
+def _learned(
+    sample: Sample, reading: LessonReading, tower: Tower
+) -> tuple[Lesson, list[Pixels], list[bytes]] | str:
+    """Return the texts, the tiles of each picture and their bytes, or why there are none."""
+    found = _lesson(sample, reading)
+    if isinstance(found, str):
+        return found
+    lesson, encoded = found
+    tiles = []
+    for data in encoded:
+        pixels = tower_pixels(tower, data)
+        if isinstance(pixels, str):
+            return pixels
+        tiles.append(pixels)
+    return lesson, tiles, encoded
+
+
+def _lesson(sample: Sample, reading: LessonReading) -> tuple[Lesson, list[bytes]] | str:
+    values = dict(zip(reading.columns, json_values(sample, reading.columns), strict=True))
+    if reading.interleaved is not None:
+        return _interleaved(sample, values[reading.interleaved])
+    captions, chosen = _captions(sample, reading, values)
+    turns = turns_of(None if reading.conversations is None else values[reading.conversations])
+    if turns is None:
+        return "bad conversation"
+    if not turns and not captions:
+        return "no caption"
+    key = printable(sample[KEY])
+    lesson = Lesson(key=key, captions=captions, has_choices=chosen, turns=turns)
+    return lesson, [image_member(sample)]
+
+
+def _captions(
+    sample: Sample, reading: LessonReading, values: Mapping[str, Any]
+) -> tuple[tuple[str, ...], bool]:
+    """Return the captions of a sample, and whether they are those of ``caption_choices``."""
+    column = reading.caption_choices
+    if column is not None:
+        found = texts_of(values[column], column=column, key=printable(sample[KEY]))
+        if found:
+            return tuple(found), True
+    caption = member_text(sample, reading.captions)
+    return (caption,) if caption else (), False
+
+
+def _interleaved(sample: Sample, value: object) -> tuple[Lesson, list[bytes]] | str:
+    """Picture 0 is the sample's own, picture n its member <n>.<extension>."""
+    from winnow.models.projector_batch import interleaved_row
+
+    row = interleaved_row(value)
+    if row is None:
+        return "bad interleaved text"
+    encoded = [image_member(sample)][: row.num_images]
+    for number in range(1, row.num_images):
+        names = (f"{number}.{extension}" for extension in IMAGE_MEMBERS)
+        name = next((name for name in names if name in sample), None)
+        if name is None:
+            return "no image"
+        encoded.append(sample[name])
+    return Lesson(parts=row.parts), encoded
+
+
+def member_text(sample: Sample, name: str) -> str:
+    """Return the text of a member, "" where there is none."""
+    member = sample.get(name)
+    return member.decode("utf-8", "replace").strip() if isinstance(member, bytes) else ""
+
+
+def tower_pixels(tower: Tower, data: bytes) -> Pixels | str:
+    """Return the tiles of an encoded picture as the tower takes them, or why there are none."""
+    if not data:
+        return "no image"
+    decoded = decode_image(data, MediaCaps())
+    return decoded if isinstance(decoded, str) else tower.pixels(decoded.pixels)
+
+
+def read_texts(path: Path) -> list[str]:
+    """Return the lines of a file that are not empty.
+
+    Fails: SetupError where it cannot be read as UTF-8, or has none.
+    """
+    try:
+        lines = path.expanduser().read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        msg = f"text_file={str(path)!r} cannot be read: {error}; give a file of UTF-8 lines"
+        raise SetupError(msg) from error
+    texts = [line.strip() for line in lines if line.strip()]
+    if not texts:
+        msg = f"text_file={str(path)!r} has no text; give a file of UTF-8 lines"
+        raise SetupError(msg)
+    return texts
+
+
+def _chunks(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
+    iterator = iter(samples)
+    while chunk := list(islice(iterator, _CHUNK)):
+        yield chunk

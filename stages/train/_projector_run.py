@@ -1,0 +1,228 @@
+"""Train a projector model on exported shards; write a folder that ``load_projector`` reads."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from winnow.contracts.errors import SetupError
+from winnow.models.checkpoint import find_tower
+from winnow.models.language_files import INSTALL, find_language_model
+from winnow.stages.train import _state
+from winnow.stages.train._projector_lessons import (
+    LessonReading,
+    Lessons,
+    read_lessons,
+    read_texts,
+)
+from winnow.stages.train._projector_loop import LoopConfig, train_phases
+from winnow.stages.train._projector_pictures import PictureWriter, features_bytes
+from winnow.stages.train._projector_schedule import Plan
+
+if TYPE_CHECKING:
+    from winnow.models.projector import Projector
+    from winnow.models.projector_files import ProjectorConfig
+
+REPORT_NAME = "training.json"
+_SIZES = ("connector", "num_queries", "depth", "heads", "max_tiles", "cross_every")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProjectorSetup:
+    """What is trained, on what, beside the loop's own parameters.
+
+    init: a projector's folder, "" for a fresh connector.  text_file: "" for the samples' own words.
+    cache_bytes: most that the pictures' features may take in the scratch file.
+    """
+
+    model: ProjectorConfig
+    reading: LessonReading
+    plan: Plan
+    loop: LoopConfig
+    num_steps: int
+    allow_random_lm: bool
+    init: str
+    text_file: str
+    device: str
+    cache_bytes: int
+
+
+def train_projector(
+    shards: Sequence[str],
+    folder: Path,
+    setup: ProjectorSetup,
+    *,
+    report: Callable[[int], None] = lambda samples: None,
+    saved: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Train, or go on from the state in ``folder``; return what training.json holds.
+
+    Fails: see ``ProjectorTrainer``.
+    """
+    import torch
+
+    from winnow.models.projector import save_projector
+    from winnow.stages.train._projector_work import ProjectorWork
+
+    torch.set_num_threads(setup.reading.num_threads)
+    projector = start(setup)
+    lessons = _read(shards, _made(folder), setup, projector)
+    texts = read_texts(Path(setup.text_file)) if setup.text_file else _own_texts(lessons)
+    work = ProjectorWork(projector, lessons, texts, folder=folder, seed=setup.loop.seed)
+    phases = setup.plan.phases(setup.num_steps)
+    work.check(phases, setup.loop.batch_size)
+    begun = {"started_from": _digest(setup.init), **_described(projector)}
+    outcome = train_phases(
+        phases,
+        work,
+        setup.loop,
+        folder=folder,
+        identity=[lessons.digest, begun, setup.text_file and texts],
+        device=projector.device,
+        report=report,
+        saved=saved,
+    )
+    projector.eval()
+    document = {
+        "model": begun,
+        "data": {
+            "digest": lessons.digest,
+            "num_samples": len(lessons.lessons),
+            "num_pictures": len(lessons.pictures),
+            "num_conversations": sum(bool(lesson.turns) for lesson in lessons.lessons),
+            "skipped": lessons.skipped,
+            "shards": [Path(path).name for path in shards],
+        },
+        **outcome,
+        "facts": dict(projector.facts()),
+        "ran_on": _ran_on(projector),
+    }
+    save_projector(folder, projector)
+    text = json.dumps(document, indent=1) + "\n"
+    (folder / REPORT_NAME).write_text(text, encoding="utf-8")
+    _state.forget(folder)
+    return document
+
+
+def start(setup: ProjectorSetup) -> Projector:
+    """Return the model to be trained: a fresh connector, or ``init``."""
+    from winnow.models.projector import build_projector, load_projector
+
+    if not setup.init:
+        return build_projector(
+            setup.model,
+            seed=setup.loop.seed,
+            device=setup.device,
+            allow_random_lm=setup.allow_random_lm,
+        )
+    projector = load_projector(setup.init, device=setup.device)
+    projector.config = dataclasses.replace(projector.config, prompt=setup.model.prompt)
+    return projector
+
+
+def check_parts(setup: ProjectorSetup) -> None:
+    """Refuse parts that are not there, and a model to start from that is of other parts.
+
+    Fails: SetupError for missing files and packages, and for a language model without weights;
+    RecipeError for a tower's name that means nothing.
+    """
+    name = setup.model.language_model
+    language = find_language_model(name, allow_random=setup.allow_random_lm).digest()
+    digests = {"tower": find_tower(setup.model.tower).digest(), "language_model": language}
+    needed = ["transformers", *(["peft"] if setup.plan.schedule == "llava_lora" else [])]
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    if missing:
+        msg = f"projector models need {' and '.join(missing)}: {INSTALL}"
+        raise SetupError(msg)
+    if setup.text_file:
+        read_texts(Path(setup.text_file))
+    if setup.init:
+        _check_init(setup, digests)
+
+
+def _check_init(setup: ProjectorSetup, digests: Mapping[str, str]) -> None:
+    from winnow.models.projector_files import find_projector
+
+    start = find_projector(setup.init)
+    for name in _SIZES:
+        found, wanted = getattr(start.config, name), getattr(setup.model, name)
+        if found != wanted:
+            msg = f"init={setup.init!r} has {name}={found}, the model to train {name}={wanted}"
+            raise SetupError(msg)
+    language = find_language_model(start.part("language_model"), allow_random=True)
+    of_start = {
+        "tower": find_tower(start.part("tower")).digest(),
+        "language_model": language.digest(),
+    }
+    for name, digest in of_start.items():
+        if digest != digests[name]:
+            msg = (
+                f"init={setup.init!r} was trained with another {name} than "
+                f"{getattr(setup.model, name)!r}; name the one that it was trained with"
+            )
+            raise SetupError(msg)
+
+
+def _read(
+    shards: Sequence[str], folder: Path, setup: ProjectorSetup, projector: Projector
+) -> Lessons:
+    from winnow.stages.train._shard_reader import shard_sizes
+    from winnow.stages.train.shards import shard_paths
+
+    paths = shard_paths(shards)
+    most = sum(shard_sizes(paths, num_threads=setup.reading.num_threads).values())
+    needed = features_bytes(projector.tower, most, setup.model.max_tiles)
+    keep = needed <= setup.cache_bytes
+    writer = PictureWriter(projector.tower, folder, projector.device, keep_features=keep)
+    return read_lessons(paths, setup.reading, writer, projector.tower)
+
+
+def _own_texts(lessons: Lessons) -> list[str]:
+    return [text for lesson in lessons.lessons if (text := lesson.plain())]
+
+
+def _digest(init: str) -> str:
+    from winnow.models.projector_files import projector_digest
+
+    return projector_digest(init) if init else ""
+
+
+def _described(projector: Projector) -> dict[str, Any]:
+    """The parts by what they are: nothing that depends on the machine's paths."""
+    config = projector.config
+    return {
+        **{name: getattr(config, name) for name in (*_SIZES, "prompt")},
+        "tower_digest": projector.tower_digest,
+        "language_model_digest": projector.language_digest,
+    }
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        msg = f"{folder} cannot be written: {error}"
+        raise SetupError(msg) from error
+    return folder
+
+
+def _ran_on(projector: Projector) -> dict[str, str]:
+    import open_clip
+    import torch
+    import transformers
+
+    device = projector.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {
+        "device": device.type,
+        "device_name": name,
+        "torch": str(torch.__version__),
+        "open_clip": str(open_clip.__version__),
+        "transformers": str(transformers.__version__),
+    }

@@ -1,0 +1,75 @@
+"""CHAIR against a loop over known answers."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from tests.stages.evaluate.captioners import captioner, world
+from tests.stages.evaluate.subjects import overall
+from winnow.contracts.trial import Captioner, Generated
+from winnow.stages._object_statistics import count_objects
+from winnow.stages.evaluate.chair import Chair
+
+ROWS = pa.table(
+    {
+        "key": ["a", "b", "c", "d"],
+        "caption": ["a dog", "two cats by a bus", "a puppy", ""],
+        "objects": [["dog", "dog"], ["cat"], ["dog", "cat"], []],
+    }
+)
+ANSWERS = ["a dog, a cat and the cat", "two cats by buses", "a puppy", "a yeti"]
+
+
+def says(answers: Sequence[str], rows: pa.Table = ROWS) -> Captioner:
+    def generate(places: Sequence[int], prompts: Sequence[str], most: int) -> list[Generated]:
+        return [
+            Generated(text=answers[p], log_likelihood=0.0, num_tokens=1, finished=True)
+            for p in places
+        ]
+
+    return dataclasses.replace(captioner(rows), generate=generate)
+
+
+def test_known_answers() -> None:
+    got = overall(Chair(objects="objects").measure(says(ANSWERS)))
+    assert got == {
+        "chair.chair_i": 2 / 4,  # the cat of a, twice; "bus", "puppy" and "yeti" are no names
+        "chair.chair_s": 1 / 4,
+        "chair.recall": 2 / 4,
+        "chair.num_mentions": 1.0,
+        "chair.num_words": (7 + 4 + 2 + 2) / 4,
+        "chair.num_left_out": 0.0,
+    }
+
+
+def test_more_names_catch_more(tmp_path: Path) -> None:
+    statistics, synonyms = tmp_path / "statistics.json", tmp_path / "synonyms.json"
+    statistics.write_text(count_objects([["bus"], ["yeti"]]).to_json())
+    synonyms.write_text(json.dumps({"puppy": "dog"}))
+    given = {"objects": "objects", "statistics": str(statistics), "synonyms": str(synonyms)}
+    got = overall(Chair(**given).measure(says(ANSWERS)))
+    assert got["chair.chair_i"] == 4 / 7
+    assert got["chair.chair_s"] == 3 / 4
+    assert got["chair.recall"] == 3 / 4
+    trusting = overall(Chair(**given, trust_captions=True).measure(says(ANSWERS)))
+    assert trusting["chair.chair_i"] == 3 / 7  # the caption of b names a bus
+    one, two = Chair(**given).files_digest(), Chair(objects="objects").files_digest()
+    assert one
+    assert two == ""
+
+
+def test_items_have_the_mean_and_silence_shows_in_recall() -> None:
+    rows = world(50)
+    score = Chair(objects="objects").measure(captioner(rows))[0]
+    assert score.items is not None
+    assert score.items.mean() == pytest.approx(score.value)
+    assert 0.05 < score.value < 0.5
+    silent = overall(Chair(objects="objects").measure(captioner(rows, "silent")))
+    assert silent["chair.chair_i"] is None
+    assert silent["chair.chair_s"] == silent["chair.recall"] == silent["chair.num_words"] == 0
