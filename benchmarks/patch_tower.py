@@ -31,7 +31,7 @@ from patch_measures import evaluate, layers
 from patch_scenes import GRID, GROUND, TEXT_SEED, WORLDS, Codes, Drawn, draw, names
 from torch import nn
 from torch.nn.functional import cross_entropy, normalize
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 
 from winnow.models.checkpoint import architecture, find_model
 from winnow.models.contrastive import (
@@ -48,7 +48,7 @@ from winnow.stages.train import _state
 
 TRAIN_SEED = 30_001
 TEXT_RATE, TEXT_EPOCHS = 3e-3, 6
-BETAS, DECAY, MAX_LOGIT_SCALE = (0.9, 0.98), 0.05, 4.6052
+BETAS, MAX_LOGIT_SCALE = (0.9, 0.98), 4.6052
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,6 +58,7 @@ class Options:
     num_samples: int
     batch_size: int
     learning_rate: float
+    muon_rate: float
     warmup_steps: int
     seed: int
 
@@ -65,11 +66,11 @@ class Options:
     def num_steps(self) -> int:
         return self.num_samples // self.batch_size
 
-    def rate(self, step: int) -> float:
-        """Rise, stay, and fall to nothing over the last third."""
+    def share(self, step: int) -> float:
+        """Of the rates: rise, stay, and fall to nothing over the last third."""
         rising = (step + 1) / self.warmup_steps
         falling = 3 * (self.num_steps - step) / self.num_steps
-        return self.learning_rate * min(1.0, rising, falling)
+        return min(1.0, rising, falling)
 
 
 def losses(
@@ -136,13 +137,57 @@ def give_sense_of_place(visual: Any) -> None:
         block.attn.in_proj_weight[: 2 * width] = torch.cat([shared, shared])
 
 
-def optimizer_of(network: nn.Module) -> AdamW:
-    """Return AdamW without decay of gains, biases and embeddings."""
-    decayed, free = [], []
-    for name, parameter in network.named_parameters():
-        (free if parameter.ndim < 2 or "embedding" in name else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": DECAY}, {"params": free, "weight_decay": 0.0}]
-    return AdamW(groups, betas=BETAS, eps=1e-6, fused=True)
+class Muon(Optimizer):
+    """Momentum whose matrices are made orthogonal (Jordan et al. 2024), in float32: torch's own
+    works in bfloat16, which is slow on a CPU."""
+
+    def __init__(self, parameters: list[nn.Parameter]) -> None:
+        super().__init__(parameters, {"lr": 0.0})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        group = self.param_groups[0]
+        for parameter in group["params"]:
+            momentum = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
+            momentum.lerp_(parameter.grad, 0.05)
+            update = orthogonal(parameter.grad.lerp(momentum, 0.95))
+            size = max(1.0, parameter.shape[0] / parameter.shape[1]) ** 0.5
+            parameter.sub_(update, alpha=group["lr"] * size)
+
+
+def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
+    """Return about the nearest (semi-)orthogonal matrix, by five Newton-Schulz steps."""
+    x = matrix.mT if matrix.shape[0] > matrix.shape[1] else matrix
+    x = x / (x.norm() + 1e-7)
+    for _ in range(5):
+        gram = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return x.mT if matrix.shape[0] > matrix.shape[1] else x
+
+
+class Optimizers:
+    """Muon for the blocks' matrices, AdamW for the rest; saved as one."""
+
+    def __init__(self, visual: Any, scale: nn.Parameter) -> None:
+        blocks = {name: p for name, p in visual.transformer.named_parameters() if p.ndim == 2}
+        names = {f"transformer.{name}" for name in blocks}
+        rest = [p for name, p in visual.named_parameters() if name not in names]
+        self.muon = Muon(list(blocks.values()))
+        self.adam = AdamW([*rest, scale], betas=BETAS, eps=1e-6, weight_decay=0.0, fused=True)
+
+    def step(self, rate: float, muon_rate: float) -> None:
+        """Take a step with these rates, and forget the gradients."""
+        for optimizer, given in ((self.adam, rate), (self.muon, muon_rate)):
+            optimizer.param_groups[0]["lr"] = given
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"muon": self.muon.state_dict(), "adam": self.adam.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.muon.load_state_dict(state["muon"])
+        self.adam.load_state_dict(state["adam"])
 
 
 def train(folder: Path, options: Options, every: int = 200) -> None:
@@ -154,7 +199,7 @@ def train(folder: Path, options: Options, every: int = 200) -> None:
         give_sense_of_place(network.visual)
     tokenizer = load_tokenizer(find_model("tiny"))
     prepare = Preprocess(config["preprocess_cfg"])
-    optimizer = optimizer_of(network)
+    optimizer = Optimizers(network.visual, network.logit_scale)
     identity = f"{replace(options, num_samples=0)} {TRAIN_SEED} {WORLDS}"
     done = _state.resume(folder, network, optimizer, identity)
     if not done.steps:
@@ -164,17 +209,15 @@ def train(folder: Path, options: Options, every: int = 200) -> None:
         forms = [normalize(encode_text_short(network, tokens), dim=-1) for tokens in words]
     start, first = time.process_time(), done.steps
     while done.steps < options.num_steps:
-        for group in optimizer.param_groups:
-            group["lr"] = options.rate(done.steps)
         drawn = draw(TRAIN_SEED, done.steps, options.batch_size)
         with torch.no_grad():
             text_BD = normalize(encode_text_short(network, tokenizer(drawn.texts)), dim=-1)
         name_ND = forms[done.steps % len(forms)]
         pair, patch, right = losses(network, drawn, text_BD, name_ND, prepare)
-        optimizer.zero_grad(set_to_none=True)
         (pair + patch).backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0, foreach=True)
-        optimizer.step()
+        share = options.share(done.steps)
+        optimizer.step(share * options.learning_rate, share * options.muon_rate)
         with torch.no_grad():
             network.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
         done.steps += 1
@@ -212,8 +255,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("models/checkpoints/patches"))
     parser.add_argument("--samples", type=int, default=51_200)
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--learning-rate", type=float, default=1.2e-3)
-    parser.add_argument("--warmup-steps", type=int, default=150)
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--muon-rate", type=float, default=0.02)
+    parser.add_argument("--warmup-steps", type=int, default=50)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--evaluate", action="store_true", help="measure, do not train")
@@ -224,6 +268,7 @@ def main() -> None:
             num_samples=given.samples,
             batch_size=given.batch_size,
             learning_rate=given.learning_rate,
+            muon_rate=given.muon_rate,
             warmup_steps=given.warmup_steps,
             seed=given.seed,
         )

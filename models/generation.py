@@ -266,6 +266,3 @@ def nucleus(weights_BV: torch.Tensor, top_p: float) -> torch.Tensor:
     before_BK = top_BK.cumsum(dim=1) - top_BK
     top_BK = top_BK.masked_fill(before_BK >= top_p, 0)
     return torch.zeros_like(weights_BV).scatter_(1, places_BK, top_BK)
-
-
-_choose, _draws = choose_tokens, seeded_draws

@@ -18,7 +18,7 @@ from torch import nn
 from winnow.contracts.errors import SetupError
 from winnow.contracts.trial import Generated
 from winnow.models.conversation import CAPTION_PROMPT
-from winnow.models.generation import Sampling, _choose, _draws
+from winnow.models.generation import Sampling, choose_tokens, seeded_draws
 from winnow.models.hf_captioner_files import CaptionerFiles
 from winnow.models.language_files import INSTALL
 from winnow.models.language_model import Precision, choose_device
@@ -138,7 +138,7 @@ class _Chooser:
 
     def __init__(self, sampling: Sampling, seeds: Sequence[int] | None) -> None:
         self._sampling = sampling
-        self._draws_BT = None if seeds is None else _draws(sampling, seeds, len(seeds))
+        self._draws_BT = None if seeds is None else seeded_draws(sampling, seeds, len(seeds))
         self._tokens: list[torch.Tensor] = []
         self._logs: list[torch.Tensor] = []
 
@@ -147,7 +147,7 @@ class _Chooser:
         draws_B = None if self._draws_BT is None else self._draws_BT[:, step]
         broken_B = scores.isnan().any(dim=1)
         logits_BV = scores.masked_fill(broken_B[:, None], 0.0)
-        tokens_B, logs_B = _choose(logits_BV, self._sampling, draws_B)
+        tokens_B, logs_B = choose_tokens(logits_BV, self._sampling, draws_B)
         self._tokens.append(tokens_B)
         self._logs.append(logs_B.masked_fill(broken_B, torch.nan))
         only_BV = torch.full_like(scores, -torch.inf)
