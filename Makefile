@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup check test demo bench openclipart openclipart-demo tiny-checkpoint schema clean \
+.PHONY: help setup check test demo bench openclipart openclipart-demo tiny-checkpoint tiny-lm schema clean \
 	ablate-smoke
 
 help: ## Show the targets
@@ -41,6 +41,9 @@ openclipart-demo: openclipart ## Curate openclipart, train a CLIP on it, curate 
 tiny-checkpoint: $(STAMP) ## Train the packaged tiny CLIP again
 	OMP_WAIT_POLICY=passive $(BIN)/python benchmarks/tiny_checkpoint.py
 
+tiny-lm: $(STAMP) ## Train the packaged language model afresh (about 12 minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/tiny_language_model.py
+
 schema: $(STAMP) ## Write the JSON Schemas of recipes and studies
 	$(BIN)/winnow schema > recipes/recipe.schema.json
 	$(BIN)/winnow schema --study > recipes/study.schema.json
@@ -60,4 +63,6 @@ bench: $(STAMP) ## Measure everything that is measured, against the named peers 
 	$(BIN)/python benchmarks/export.py
 	$(BIN)/python benchmarks/webdataset_source.py
 	$(BIN)/python benchmarks/trainer.py
+	$(BIN)/python benchmarks/generation.py
+	$(BIN)/python benchmarks/caption.py
 	$(BIN)/python benchmarks/gpu.py

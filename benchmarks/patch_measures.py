@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from patch_scenes import GROUND, UNSURE, WORLDS, draw, names
 from torch import nn
-from torch.nn.functional import binary_cross_entropy_with_logits, normalize
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, normalize
 from torch.optim import AdamW
 
 from winnow.models.checkpoint import architecture, find_model
@@ -18,16 +19,16 @@ from winnow.models.vision_tower import VisionTower
 from winnow.stages.sources._scenes import CONCEPTS, SceneOptions, scene
 
 HELD_OUT_SEED = 91_001
+ROWS, EPOCHS = 50, 12
 
 
-def layers(network: Any, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the projected patch tokens of the penultimate and of the last layer, (B, P, D)."""
-    visual = network.visual
+def layers(visual: Any, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the normalised patch tokens of the penultimate and of the last layer, (B, P, V)."""
     tokens = visual._embeds(images)
     *blocks, last = visual.transformer.resblocks
     for block in blocks:
         tokens = block(tokens)
-    return tuple(visual.ln_post(t[:, 1:]) @ visual.proj for t in (tokens, last(tokens)))
+    return visual.ln_post(tokens[:, 1:]), visual.ln_post(last(tokens)[:, 1:])
 
 
 def zero_shot(folder: Path, per_concept: int = 2) -> dict[str, float]:
@@ -48,77 +49,103 @@ def zero_shot(folder: Path, per_concept: int = 2) -> dict[str, float]:
     }
 
 
-def present(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return pixels of scenes of 5 to 10 objects, and which things are in them, bool (N, names)."""
-    drawn = [draw(seed, step, 50, WORLDS[1:2]) for step in range(count // 50)]
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Pictures of 5 to 10 objects: tokens (N, P, V), standardised by the training set; bool (N,
+    names), which things are in them; per patch what it shows, as ``patch_scenes.Drawn``."""
+
+    tokens: torch.Tensor
+    there: torch.Tensor
+    labels: torch.Tensor
+
+
+def look(tower: VisionTower, count: int, seed: int) -> Seen:
+    """Return ``count`` scenes of a seed as a tower sees them."""
+    tokens, labels = [], []
+    for step in range(count // ROWS):
+        drawn = draw(seed, step, ROWS, WORLDS[1:2])
+        tokens.append(tower(torch.from_numpy(drawn.pixels)))
+        labels.append(torch.from_numpy(drawn.labels))
     there = torch.zeros(count, GROUND, dtype=torch.bool)
     for index in range(count):
         for thing in scene(seed, index, WORLDS[1]).objects:
             there[index, CONCEPTS.index(thing.concept)] = True
-    return torch.from_numpy(np.concatenate([d.pixels for d in drawn])), there
+    return Seen(torch.cat(tokens), there, torch.cat(labels))
 
 
-def probe(tower: VisionTower, num_train: int = 3000, num_test: int = 1000) -> dict[str, float]:
-    """Return how well a linear layer on patch tokens knows what is in a picture.
-
-    A picture's logit for a thing is the greatest of its patches'. auc: mean over things. recall:
-    share of things among the first k logits, k being how many there are.
-    """
-    sets = [present(n, HELD_OUT_SEED + k) for k, n in ((1, num_train), (2, num_test))]
-    tokens = [torch.cat([tower(part).half() for part in pixels.split(50)]) for pixels, _ in sets]
-    mean, std = tokens[0].float().mean((0, 1)), tokens[0].float().std((0, 1))
+def fitted(train: Seen, loss_of: Callable[[nn.Linear, torch.Tensor], torch.Tensor]) -> nn.Linear:
+    """Return a linear layer after a dozen epochs of ``loss_of`` (layer, rows)."""
     torch.manual_seed(0)
-    layer = nn.Linear(tower.width, GROUND)
-    nn.init.constant_(layer.bias, -4.0)
-    epochs, rows = 12, 50
+    layer = nn.Linear(train.tokens.shape[-1], GROUND)
     optimizer = AdamW(layer.parameters(), lr=1e-2, weight_decay=1e-3)
-
-    def logits(tokens_BPV: torch.Tensor) -> torch.Tensor:
-        return layer((tokens_BPV.float() - mean) / std).amax(dim=1)
-
-    for epoch in range(epochs):
-        optimizer.param_groups[0]["lr"] = 1e-2 * (1 - epoch / epochs)
-        for chosen in torch.randperm(num_train).split(rows):
-            loss = binary_cross_entropy_with_logits(
-                logits(tokens[0][chosen]), sets[0][1][chosen].float()
-            )
+    for epoch in range(EPOCHS):
+        optimizer.param_groups[0]["lr"] = 1e-2 * (1 - epoch / EPOCHS)
+        for rows in torch.randperm(len(train.tokens)).split(ROWS):
+            loss = loss_of(layer, rows)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    with torch.no_grad():
-        found = torch.cat([logits(part) for part in tokens[1].split(rows)])
-    there = sets[1][1]
+    return layer.requires_grad_(False)
+
+
+def picture_probe(train: Seen, test: Seen) -> dict[str, float]:
+    """Return how well a linear layer knows what is in a picture; its logit: the patches' greatest.
+
+    auc: mean over things. recall: share of things among the first k logits, k being how many
+    there are.
+    """
+    layer = fitted(
+        train,
+        lambda layer, rows: binary_cross_entropy_with_logits(
+            layer(train.tokens[rows]).amax(dim=1), train.there[rows].float()
+        ),
+    )
+    found = torch.cat([layer(part).amax(dim=1) for part in test.tokens.split(ROWS)])
+    positives, count = test.there.sum(dim=0).double(), len(test.there)
     ranks = found.argsort(dim=0).argsort(dim=0).double()
-    positives = there.sum(dim=0).double()
-    known = (positives > 0) & (positives < num_test)
-    wins = (ranks * there).sum(dim=0) - positives * (positives - 1) / 2
-    auc = (wins / (positives * (num_test - positives)))[known].mean().item()
+    known = (positives > 0) & (positives < count)
+    wins = (ranks * test.there).sum(dim=0) - positives * (positives - 1) / 2
     order = found.argsort(dim=1, descending=True).argsort(dim=1)
-    first = order < there.sum(dim=1, keepdim=True)
-    return {"probe_auc": auc, "probe_recall": ((first & there).sum() / there.sum()).item()}
+    first = order < test.there.sum(dim=1, keepdim=True)
+    return {
+        "probe_auc": (wins / (positives * (count - positives)))[known].mean().item(),
+        "probe_recall": ((first & test.there).sum() / test.there.sum()).item(),
+    }
 
 
-@torch.no_grad()
-def patches_named(folder: Path, count: int = 200) -> dict[str, float]:
-    """Return the share of things' patches whose nearest name is theirs, by layer."""
-    model = load_model(find_model(str(folder.resolve())), device="cpu")
-    drawn = draw(HELD_OUT_SEED + 3, 0, count, WORLDS[1:2])
-    labels = torch.from_numpy(drawn.labels)
-    thing = (labels != GROUND) & (labels != UNSURE)
-    name_ND = model.embed_texts(names(1)[:GROUND])
-    found = layers(model.network, model.preprocess.normalize(torch.from_numpy(drawn.pixels)))
-    right = [((t @ name_ND.T).argmax(-1) == labels)[thing].float().mean().item() for t in found]
-    return {"patches_named_penultimate": right[0], "patches_named_last": right[1]}
+def patch_probe(train: Seen, test: Seen) -> dict[str, float]:
+    """Return how often a linear layer names the thing that a patch shows."""
+
+    def things(seen: Seen, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        labels = seen.labels[rows]
+        shows = (labels != GROUND) & (labels != UNSURE)
+        return seen.tokens[rows][shows], labels[shows]
+
+    def loss_of(layer: nn.Linear, rows: torch.Tensor) -> torch.Tensor:
+        tokens, labels = things(train, rows)
+        return cross_entropy(layer(tokens), labels)
+
+    layer = fitted(train, loss_of)
+    tokens, labels = things(test, torch.arange(len(test.tokens)))
+    return {"patch_probe": (layer(tokens).argmax(dim=1) == labels).float().mean().item()}
+
+
+def probes(tower: VisionTower, num_train: int = 3000, num_test: int = 1000) -> dict[str, float]:
+    """Return what both probes find in the penultimate layer's tokens of new scenes."""
+    train, test = (look(tower, n, HELD_OUT_SEED + k) for k, n in ((1, num_train), (2, num_test)))
+    mean, std = train.tokens.mean((0, 1)), train.tokens.std((0, 1))
+    for seen in (train, test):
+        seen.tokens.sub_(mean).div_(std)
+    return {**picture_probe(train, test), **patch_probe(train, test)}
 
 
 def evaluate(folder: Path) -> dict[str, float]:
     """Print and return what the tower knows, beside an untrained one of the same shape."""
     tower = VisionTower.load(str(folder.resolve()), device="cpu")
-    found = {**zero_shot(folder), **patches_named(folder), **probe(tower)}
-    config = architecture("patches")
-    untrained = build_network(config["model_cfg"], seed=1).visual
+    found = {**zero_shot(folder), **probes(tower)}
+    untrained = build_network(architecture("patches")["model_cfg"], seed=1).visual
     bare = VisionTower("untrained", untrained, tower.preprocess, content="", max_tiles=0)
-    found |= {f"untrained_{name}": value for name, value in probe(bare).items()}
+    found |= {f"untrained_{name}": value for name, value in probes(bare).items()}
     for name, value in found.items():
         print(f"{name:>26}  {value:.3f}")
     print(f"{'flops':>26}  {tower.flops():,}")

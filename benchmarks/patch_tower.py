@@ -4,11 +4,10 @@
     python benchmarks/patch_tower.py --evaluate    # measure what is there
 
 Clean scenes of 1 to 10 objects, all parts' objects, drawn on the fly as squares of 112 pixels. Two
-losses of equal weight: CLIP's between pictures and captions (Radford et al. 2021), and between each
-patch and the names of all things (as RegionCLIP's, Zhong et al. 2022, with the scenes' own boxes
-in place of found regions), for the last and the penultimate layer. The text tower first learns
-random codes of what its texts say and then stays as it is (as in LiT, Zhai et al. 2022): trained
-along, it pulls all names together, because at first no patch can tell them apart.
+losses of equal weight: CLIP's between pictures and captions (Radford et al. 2021), and the
+cross-entropy of the thing in each patch by a linear head on the penultimate and one on the last
+layer, which are thrown away. The text tower first learns random codes of what its texts say and
+then stays as it is (LiT, Zhai et al. 2022): trained along, it pulls all names together at first.
 Killed, it goes on where it was. The rate falls over the last third only, so that a run may be ended
 early with a smaller --samples.
 """
@@ -74,24 +73,22 @@ class Options:
 
 
 def losses(
-    network: Any, drawn: Drawn, text_BD: torch.Tensor, name_ND: torch.Tensor, prepare: Preprocess
+    network: Any, heads: nn.ModuleList, drawn: Drawn, text_BD: torch.Tensor, prepare: Preprocess
 ) -> tuple[torch.Tensor, torch.Tensor, float]:
     """Return CLIP's loss, the patches' loss, and the share of things' patches named right."""
-    early_BPD, late_BPD = layers(network, prepare.normalize(torch.from_numpy(drawn.pixels)))
-    image_BD = normalize(late_BPD.mean(dim=1), dim=-1)
-    scale = network.logit_scale.exp()
+    token_BPVs = layers(network.visual, prepare.normalize(torch.from_numpy(drawn.pixels)))
+    image_BD = normalize(token_BPVs[-1].mean(dim=1) @ network.visual.proj, dim=-1)
     labels = torch.from_numpy(drawn.labels).reshape(-1)
     ground = (labels == GROUND).nonzero().reshape(-1)
     chosen = torch.cat([((labels >= 0) & (labels != GROUND)).nonzero().reshape(-1), ground[::5]])
     labels_S = labels[chosen]
     total, right = torch.zeros(()), 0.0
-    for token_BPD in (early_BPD, late_BPD):
-        token_SD = normalize(token_BPD.flatten(0, 1)[chosen], dim=-1)
-        logits_SN = scale * token_SD @ name_ND.T
+    for head, token_BPV in zip(heads, token_BPVs, strict=True):
+        logits_SN = head(token_BPV.flatten(0, 1)[chosen])
         total = total + 0.5 * cross_entropy(logits_SN, labels_S)
         thing = labels_S != GROUND
         right = float((logits_SN[thing].argmax(1) == labels_S[thing]).float().mean())
-    return ClipLoss()(image_BD, text_BD, scale), total, right
+    return ClipLoss()(image_BD, text_BD, network.logit_scale.exp()), total, right
 
 
 def teach_text(network: Any, tokenizer: Tokenizer, seed: int) -> float:
@@ -168,12 +165,12 @@ def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
 class Optimizers:
     """Muon for the blocks' matrices, AdamW for the rest; saved as one."""
 
-    def __init__(self, visual: Any, scale: nn.Parameter) -> None:
+    def __init__(self, visual: Any, others: list[nn.Parameter]) -> None:
         blocks = {name: p for name, p in visual.transformer.named_parameters() if p.ndim == 2}
         names = {f"transformer.{name}" for name in blocks}
         rest = [p for name, p in visual.named_parameters() if name not in names]
         self.muon = Muon(list(blocks.values()))
-        self.adam = AdamW([*rest, scale], betas=BETAS, eps=1e-6, weight_decay=0.0, fused=True)
+        self.adam = AdamW([*rest, *others], betas=BETAS, eps=1e-6, weight_decay=0.0, fused=True)
 
     def step(self, rate: float, muon_rate: float) -> None:
         """Take a step with these rates, and forget the gradients."""
@@ -194,28 +191,25 @@ def train(folder: Path, options: Options, every: int = 200) -> None:
     """Train and write the checkpoint."""
     config = architecture("patches")
     network = build_network(config["model_cfg"], seed=options.seed)
-    with torch.random.fork_rng():
-        torch.manual_seed(options.seed)
-        give_sense_of_place(network.visual)
+    torch.manual_seed(options.seed)
+    give_sense_of_place(network.visual)
     tokenizer = load_tokenizer(find_model("tiny"))
     prepare = Preprocess(config["preprocess_cfg"])
-    optimizer = Optimizers(network.visual, network.logit_scale)
+    heads = nn.ModuleList(nn.Linear(network.visual.transformer.width, GROUND + 1) for _ in "pl")
+    both = nn.ModuleDict({"network": network, "heads": heads})
+    optimizer = Optimizers(network.visual, [network.logit_scale, *heads.parameters()])
     identity = f"{replace(options, num_samples=0)} {TRAIN_SEED} {WORLDS}"
-    done = _state.resume(folder, network, optimizer, identity)
+    done = _state.resume(folder, both, optimizer, identity)
     if not done.steps:
         print(f"text tower: 1 - cosine {teach_text(network, tokenizer, options.seed):.4f}")
-    with torch.no_grad():
-        words = [tokenizer(names(form)) for form in range(3)]
-        forms = [normalize(encode_text_short(network, tokens), dim=-1) for tokens in words]
     start, first = time.process_time(), done.steps
     while done.steps < options.num_steps:
         drawn = draw(TRAIN_SEED, done.steps, options.batch_size)
         with torch.no_grad():
             text_BD = normalize(encode_text_short(network, tokenizer(drawn.texts)), dim=-1)
-        name_ND = forms[done.steps % len(forms)]
-        pair, patch, right = losses(network, drawn, text_BD, name_ND, prepare)
+        pair, patch, right = losses(network, heads, drawn, text_BD, prepare)
         (pair + patch).backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0, foreach=True)
+        nn.utils.clip_grad_norm_(both.parameters(), 1.0, foreach=True)
         share = options.share(done.steps)
         optimizer.step(share * options.learning_rate, share * options.muon_rate)
         with torch.no_grad():
@@ -223,7 +217,7 @@ def train(folder: Path, options: Options, every: int = 200) -> None:
         done.steps += 1
         done.curve.append(round((pair + patch).item(), 4))
         if done.steps % every == 0:
-            _state.save(folder, network, optimizer, identity, done)
+            _state.save(folder, both, optimizer, identity, done)
             seconds = time.process_time() - start
             print(
                 f"{done.steps * options.batch_size:>8,} samples  pairs {pair.item():.3f}  "
@@ -253,7 +247,7 @@ def main() -> None:
     """Train, or evaluate what is there."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("models/checkpoints/patches"))
-    parser.add_argument("--samples", type=int, default=51_200)
+    parser.add_argument("--samples", type=int, default=48_000)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--muon-rate", type=float, default=0.02)

@@ -5,7 +5,7 @@ that names it: so the stages of a study, read from top to bottom, are the order 
 rounds of bootstrapping (train, annotate, train again) need no other notation.
 
 A model with folds is several: one for each part of the rows, which that part did not train. A stage
-takes the list of them (``models: trained:NAME``) and uses for each row the one that never saw it.
+takes the list of them (``models: [trained:NAME]``) and uses for each row the one that never saw it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,11 @@ def with_models(values: Any, folders: Folders) -> Any:
     if isinstance(values, Mapping):
         return {key: with_models(value, folders) for key, value in values.items()}
     if isinstance(values, list | tuple):
-        return [with_models(value, folders) for value in values]
+        found = [(value, with_models(value, folders)) for value in values]
+        # The models of all folds take the place of one name in a list.
+        spread = [new if isinstance(old, str) and isinstance(new, list) else [new]
+                  for old, new in found]  # fmt: skip
+        return [item for part in spread for item in part]
     return copy.deepcopy(values)
 
 

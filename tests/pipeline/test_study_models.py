@@ -41,6 +41,9 @@ def test_a_folder_takes_the_place_of_a_name() -> None:
         "batch": 4,
     }
     assert values["models"] == ["trained:two", "trained:one", "tiny"]
+    folds = {"two": ["/w/2/0", "/w/2/1"]}
+    assert with_models(values, folds)["models"] == ["/w/2/0", "/w/2/1", "trained:one", "tiny"]
+    assert with_models({"model": "trained:two"}, folds) == {"model": ["/w/2/0", "/w/2/1"]}
 
 
 def test_stages_end_before_the_first_model_that_is_not_there() -> None:
@@ -171,7 +174,7 @@ def test_a_report_alone_does_not_train_a_model(tmp_path: Path) -> None:
 def test_a_model_with_folds_is_one_for_each_part_that_it_never_saw(tmp_path: Path) -> None:
     halves = {"use": "split", "parts": {"0": 0.5, "1": 0.5}, "column": "fold", "seed": 3}
     halves |= {"near_duplicates": False, "group_by": ["path"]}
-    scores = {"use": "cross_fit_clip_score", "models": "trained:scorer", "column": "agree"}
+    scores = {"use": "cross_fit_clip_score", "models": ["trained:scorer"], "column": "agree"}
     path = write_study(
         tmp_path,
         stages={"fold": halves, "agree": scores},
