@@ -119,7 +119,9 @@ class VisionTower(nn.Module):
 
     @property
     def _weight(self) -> torch.Tensor:
-        return next(self.visual.parameters())
+        # The patches' own: open_clip keeps others, such as the class token, in float32.
+        first = next(self.visual.parameters())
+        return next((p for p in self.visual.parameters() if p.ndim == 4), first)
 
     @torch.no_grad()
     def _map(self, pixels_NHWC: torch.Tensor) -> torch.Tensor:

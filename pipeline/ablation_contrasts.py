@@ -106,14 +106,15 @@ class Analysis:
     def find(self, metric: str, budget: int, arm: str, role: Role) -> Contrast | None:
         """Return an arm's contrast of a role.
 
-        "control" finds the primary arm's, too; "raw" whatever contrast with the raw arm there is.
+        "control" finds the primary arm's, too, where that is against random; "raw" whatever contrast with the raw arm there is.
         """
         for found in self.contrasts:
             pair = found.pair
             if (pair.metric, pair.budget, pair.arm) != (metric, budget, arm):
                 continue
             raw = role == "raw" and pair.other == self.design.raw_arm
-            if raw or pair.role == role or (role, pair.role) == ("control", "primary"):
+            primary = pair.role == "primary" and not self.design.primary_against
+            if raw or pair.role == role or (role == "control" and primary):
                 return found
         return None
 

@@ -42,11 +42,12 @@ def with_models(values: Any, folders: Folders) -> Any:
     if isinstance(values, Mapping):
         return {key: with_models(value, folders) for key, value in values.items()}
     if isinstance(values, list | tuple):
-        found = [(value, with_models(value, folders)) for value in values]
-        # The models of all folds take the place of one name in a list.
-        spread = [new if isinstance(old, str) and isinstance(new, list) else [new]
-                  for old, new in found]  # fmt: skip
-        return [item for part in spread for item in part]
+        every: list[Any] = []
+        for value in values:
+            new = with_models(value, folders)
+            # The models of all folds take the place of one name in a list.
+            every += new if isinstance(value, str) and isinstance(new, list) else [new]
+        return every
     return copy.deepcopy(values)
 
 

@@ -101,6 +101,14 @@ def test_patches_of_the_layer_before_last(kind: str, tmp_path: Path) -> None:
     assert pooled.shape == (3, 24)
 
 
+def test_half_precision_has_nearly_the_same_patches(folder: Path) -> None:
+    pixels = tiles(3)
+    exact, rounded = load(folder)(pixels), load(folder, precision="bf16")(pixels)
+    assert rounded.dtype == torch.float32
+    assert not torch.equal(exact, rounded)
+    assert torch.allclose(exact, rounded, atol=0.05 * float(exact.abs().max()))
+
+
 def test_patches_are_in_raster_order(folder: Path) -> None:
     """A change in one corner moves that corner's token most."""
     tower = load(folder)

@@ -154,6 +154,9 @@ def test_the_primary_contrast_is_with_the_arm_that_was_named(
     assert pairs["scored", "primary"] == "curated"
     assert pairs["scored", "control"].startswith("random")
     assert pairs["curated", "control"].startswith("random")
+    shown = analysis.find("retrieval.mean_recall@1", 1, "scored", "control")
+    assert shown is not None
+    assert shown.pair.other.startswith("random"), "the table's column is against random rows"
 
 
 def test_a_model_must_not_learn_from_an_evaluation_set(tmp_path: Path) -> None:
