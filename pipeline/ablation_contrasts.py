@@ -106,7 +106,8 @@ class Analysis:
     def find(self, metric: str, budget: int, arm: str, role: Role) -> Contrast | None:
         """Return an arm's contrast of a role.
 
-        "control" finds the primary arm's, too, where that is against random; "raw" whatever contrast with the raw arm there is.
+        "control" finds the primary arm's, too, where that is against random; "raw" whatever
+        contrast with the raw arm there is.
         """
         for found in self.contrasts:
             pair = found.pair
