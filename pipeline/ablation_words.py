@@ -159,7 +159,9 @@ def number(value: float | None) -> str:
     """Return a mean or a spread."""
     if value is None or not math.isfinite(value):
         return "-"
-    return f"{value:.4f}" if abs(value) < 10 else f"{value:,.4g}"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.4f}" if abs(value) < 10 else f"{value:.4g}"
 
 
 def p_text(p: float) -> str:

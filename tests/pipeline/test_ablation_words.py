@@ -127,6 +127,7 @@ def test_numbers() -> None:
         "-",
     ]
     assert [number(v) for v in (0.5, None, float("nan"), 1234.5)] == ["0.5000", "-", "-", "1,234"]
+    assert [number(v) for v in (10_161.0, -12.034, 999.96)] == ["10,161", "-12.03", "1000"]
     assert [p_text(p) for p in (0.00001, 0.0123, 0.5)] == ["< 0.0001", "0.0123", "0.50"]
     assert [percent(f) for f in (0.1, 1.0, 0.025)] == ["10 %", "100 %", "2.5 %"]
 
