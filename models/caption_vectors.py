@@ -13,7 +13,6 @@ these was used and whether it stands in for one; it is recorded with every train
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from collections import Counter
@@ -28,6 +27,7 @@ import numpy.typing as npt
 from winnow.contracts.errors import RecipeError, SetupError
 from winnow.contracts.identity import stable_hash64
 from winnow.models.checkpoint import CONFIG_NAME, PACKAGED, find_model
+from winnow.models.file_digest import files_digest
 
 HASHED_WORDS = "hashed_words"
 _WIDTH = 512
@@ -148,7 +148,7 @@ def _sentence_encoder(folder: Path, device: str) -> Callable[[Sequence[str]], Ve
         raise SetupError(msg) from error
     import torch
 
-    from winnow.models.contrastive import choose_device
+    from winnow.models.devices import choose_device
 
     where = choose_device(device)
     try:
@@ -175,9 +175,4 @@ def _sentence_encoder(folder: Path, device: str) -> Callable[[Sequence[str]], Ve
 
 
 def _folder_digest(folder: Path) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for path in sorted(p for p in folder.iterdir() if p.is_file()):
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
-        digest.update(f"{path.name}\0{content.hexdigest()}\0".encode())
-    return digest.hexdigest()
+    return files_digest(sorted(p for p in folder.iterdir() if p.is_file()))

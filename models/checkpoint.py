@@ -24,6 +24,8 @@ from typing import Any
 
 from winnow.contracts.errors import RecipeError, SetupError
 from winnow.contracts.model_names import TRAINED_PREFIX
+from winnow.models.file_digest import named_digest
+from winnow.models.language_files import TOKENIZER_FILES
 from winnow.models.tokenizer import MERGES_NAME
 
 CONFIG_NAME = "open_clip_config.json"
@@ -44,19 +46,7 @@ _WEIGHT_NAMES = (  # open_clip's own order of preference, safetensors first
     "pytorch_model.pth",
     "model.pth",
 )
-_TOKENIZER_FILES = (
-    MERGES_NAME,
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "tokenizer.model",
-)
+_TOKENIZER_FILES = (MERGES_NAME, *TOKENIZER_FILES)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,9 +69,8 @@ class ModelFiles:
         digest = hashlib.blake2b(digest_size=16)
         for part in (self.config, self.preprocess):
             digest.update(json.dumps(part, sort_keys=True).encode() + b"\0")
-        for path in [*self.tokenizer_files(), self.weights]:
-            name = "weights" if path == self.weights else path.name
-            digest.update(f"{name}\0{_file_digest(path)}\0".encode())
+        tokenizer = [(path.name, path) for path in self.tokenizer_files()]
+        digest.update(named_digest([*tokenizer, ("weights", self.weights)]))
         return digest.hexdigest()
 
     def tokenizer_files(self) -> list[Path]:
@@ -331,14 +320,3 @@ def _tokenizer_folder(
     except (OSError, HfHubHTTPError, ValueError) as error:
         msg = f"the tokenizer {name} cannot be had from the Hugging Face hub: {error}"
         raise SetupError(msg) from error
-
-
-def _file_digest(path: Path) -> str:
-    stat = path.stat()
-    return _hashed(path, stat.st_mtime_ns, stat.st_size)
-
-
-@functools.lru_cache(maxsize=256)
-def _hashed(path: Path, _mtime_ns: int, _size: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

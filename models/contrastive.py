@@ -26,6 +26,7 @@ from torchvision.transforms import Compose, Normalize
 
 from winnow.contracts.errors import SetupError
 from winnow.models.checkpoint import CONFIG_NAME, WEIGHTS_NAME, ModelFiles
+from winnow.models.devices import choose_device
 from winnow.models.pixels import on_white
 from winnow.models.tokenizer import MERGES_NAME, Tokenizer, write_merges
 
@@ -148,18 +149,6 @@ def _encode_text(network: Any, tokens_BT: torch.Tensor) -> torch.Tensor:
     if projection is None:
         return cast(torch.Tensor, x)
     return projection(x) if isinstance(projection, nn.Linear) else x @ projection
-
-
-def choose_device(device: str) -> torch.device:
-    """Return the device for ``auto``, ``cpu`` or ``cuda``.
-
-    Fails: SetupError for ``cuda`` where there is none.
-    """
-    if device == "cuda" and not torch.cuda.is_available():
-        msg = "device=cuda, but torch sees no GPU here; use device=auto, or give the stage num_gpus"
-        raise SetupError(msg)
-    use_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
-    return torch.device("cuda" if use_gpu else "cpu")
 
 
 def load_model(

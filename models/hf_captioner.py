@@ -18,10 +18,11 @@ from torch import nn
 from winnow.contracts.errors import SetupError
 from winnow.contracts.trial import Generated
 from winnow.models.conversation import CAPTION_PROMPT
+from winnow.models.devices import choose_device
 from winnow.models.generation import Sampling, choose_tokens, seeded_draws
 from winnow.models.hf_captioner_files import CaptionerFiles
 from winnow.models.language_files import INSTALL
-from winnow.models.language_model import Precision, choose_device
+from winnow.models.language_model import Precision
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _WRITERS = {"blip": "text_decoder", "blip-2": "language_model", "instructblip": "language_model"}

@@ -6,13 +6,12 @@ A model is named by a folder (``./folder``, ``/folder``, ``~/folder``) or by its
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from winnow.contracts.errors import SetupError
-from winnow.models.language_files import HUB_PREFIX, INSTALL, LanguageFiles, is_path
+from winnow.models.language_files import LanguageFiles, hub_snapshot, is_path
 
 _PROCESSOR = (
     "preprocessor_config.json",
@@ -47,7 +46,7 @@ def find_captioner(name: str) -> CaptionerFiles:
     Fails: SetupError where files are missing, where there are only pickled weights, where the hub
     cannot be reached.
     """
-    folder = Path(name).expanduser() if is_path(name) else _snapshot(name)
+    folder = Path(name).expanduser() if is_path(name) else _hub_folder(name)
     if not (folder / "config.json").is_file():
         msg = f"model={name!r}: {folder / 'config.json'} is missing; a model needs it"
         raise SetupError(msg)
@@ -60,20 +59,10 @@ def find_captioner(name: str) -> CaptionerFiles:
     return CaptionerFiles(name=name, folder=folder)
 
 
-@functools.cache
-def _snapshot(name: str) -> Path:
+def _hub_folder(name: str) -> Path:
     try:
-        from huggingface_hub import snapshot_download
-    except ImportError as error:
-        msg = f"a model of the Hugging Face hub needs: {INSTALL}"
-        raise SetupError(msg) from error
-    repository, _, revision = name.removeprefix(HUB_PREFIX).partition("@")
-    try:
-        folder = snapshot_download(
-            repository, revision=revision or None, allow_patterns=list(_PATTERNS)
-        )
+        return hub_snapshot(name, _PATTERNS)
     except (OSError, ValueError) as error:
         hint = f"; for a folder write ./{name}" if Path(name).is_dir() else ""
         msg = f"model={name!r} cannot be had from the Hugging Face hub{hint}: {error}"
         raise SetupError(msg) from error
-    return Path(folder)

@@ -10,11 +10,11 @@ A model is named in one of three ways, told apart by the name alone:
 from __future__ import annotations
 
 import functools
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from winnow.contracts.errors import SetupError
+from winnow.models.file_digest import files_digest
 
 PACKAGED = "tiny-lm"
 """The packaged model: it speaks about drawn scenes, and about nothing else."""
@@ -24,7 +24,7 @@ INSTALL = 'pip install "winnow-data[captions]"'
 _CONFIG = "config.json"
 _SAFE = ("model.safetensors", "model.safetensors.index.json", "model-*.safetensors")
 _BIN = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*.bin")
-_TOKENIZER = (
+TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -36,6 +36,7 @@ _TOKENIZER = (
     "sentencepiece.bpe.model",
     "tokenizer.model",
 )
+"""What decides how text becomes tokens, in transformers' folders."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,17 +75,14 @@ class LanguageFiles:
     @property
     def tokenizer(self) -> list[Path]:
         """The files that decide how text becomes tokens, in a fixed order."""
-        return [path for name in _TOKENIZER if (path := self.folder / name).is_file()]
+        return [path for name in TOKENIZER_FILES if (path := self.folder / name).is_file()]
 
     def digest(self) -> str:
         """Return 32 hex digits over configuration, weights and tokenizer; not over the path.
 
         A model without weights has a digest too; the seed that fills it is not in it.
         """
-        digest = hashlib.blake2b(digest_size=16)
-        for path in [self.config, *self.weights, *self.tokenizer]:
-            digest.update(f"{path.name}\0{_file_digest(path)}\0".encode())
-        return digest.hexdigest()
+        return files_digest([self.config, *self.weights, *self.tokenizer])
 
 
 def find_language_model(name: str, *, allow_random: bool = False) -> LanguageFiles:
@@ -129,9 +127,9 @@ def is_path(name: str) -> bool:
 def _hub_folder(name: str) -> Path:
     """Download what a model needs, .bin files only where there are no safetensors."""
     try:
-        folder = _snapshot(name, (_CONFIG, *_TOKENIZER, *_SAFE))
+        folder = hub_snapshot(name, (_CONFIG, *TOKENIZER_FILES, *_SAFE))
         if not LanguageFiles(name=name, folder=folder).weights:
-            folder = _snapshot(name, (_CONFIG, *_TOKENIZER, *_BIN))
+            folder = hub_snapshot(name, (_CONFIG, *TOKENIZER_FILES, *_BIN))
     except (OSError, ValueError) as error:
         hint = f"; for a folder write ./{name}" if Path(name).is_dir() else ""
         msg = (
@@ -143,7 +141,11 @@ def _hub_folder(name: str) -> Path:
 
 
 @functools.cache
-def _snapshot(name: str, patterns: tuple[str, ...]) -> Path:
+def hub_snapshot(name: str, patterns: tuple[str, ...]) -> Path:
+    """Return the folder of a hub's model ("org/name@revision"), downloaded once.
+
+    Fails: SetupError without huggingface_hub; OSError or ValueError where it cannot be had.
+    """
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
@@ -153,14 +155,3 @@ def _snapshot(name: str, patterns: tuple[str, ...]) -> Path:
     return Path(
         snapshot_download(repository, revision=revision or None, allow_patterns=list(patterns))
     )
-
-
-def _file_digest(path: Path) -> str:
-    stat = path.stat()
-    return _hashed(path, stat.st_mtime_ns, stat.st_size)
-
-
-@functools.lru_cache(maxsize=256)
-def _hashed(path: Path, _mtime_ns: int, _size: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

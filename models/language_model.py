@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from winnow.contracts.errors import SetupError
+from winnow.models.devices import choose_device
 from winnow.models.language_files import INSTALL
 from winnow.models.language_files import PACKAGED as PACKAGED
 from winnow.models.language_files import LanguageFiles as LanguageFiles
@@ -137,18 +138,6 @@ def as_language_model(network: nn.Module, tokenizer: Any, *, name: str) -> Langu
         pad_id=int(tokenizer.eos_token_id if pad_id is None else pad_id),
         bos_id=None if tokenizer.bos_token_id is None else int(tokenizer.bos_token_id),
     )
-
-
-def choose_device(device: str) -> torch.device:
-    """Return the device for ``auto``, ``cpu`` or ``cuda``.
-
-    Fails: SetupError for ``cuda`` where there is none.
-    """
-    if device == "cuda" and not torch.cuda.is_available():
-        msg = "device=cuda, but torch sees no GPU here; use device=auto, or give the stage num_gpus"
-        raise SetupError(msg)
-    use_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
-    return torch.device("cuda" if use_gpu else "cpu")
 
 
 def encode(model: LanguageModel, text: str) -> list[int]:

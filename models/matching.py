@@ -9,7 +9,6 @@ tiles of an image), V vision width, T text tokens.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -23,8 +22,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from winnow.contracts.errors import SetupError
+from winnow.models.devices import choose_device
+from winnow.models.file_digest import files_digest
 from winnow.models.language_files import INSTALL, find_language_model
-from winnow.models.language_model import Precision, choose_device
+from winnow.models.language_model import Precision
 from winnow.models.matching_files import (
     CONFIG_NAME,
     FORMAT,
@@ -198,11 +199,7 @@ def _same(what: str, name: str, found: str, expected: str) -> None:
 
 
 def _tokenizer_digest(language_model: str) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for path in find_language_model(language_model, allow_random=True).tokenizer:
-        content = hashlib.blake2b(path.read_bytes(), digest_size=16)
-        digest.update(f"{path.name}\0{content.hexdigest()}\0".encode())
-    return digest.hexdigest()
+    return files_digest(find_language_model(language_model, allow_random=True).tokenizer)
 
 
 def _tokenizer(language_model: str) -> Any:

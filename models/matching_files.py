@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from winnow.contracts.errors import SetupError
+from winnow.models.file_digest import file_digest
 from winnow.models.language_files import is_path
 from winnow.models.projector_files import LANGUAGE_FOLDER, TOWER_FOLDER
 
@@ -36,8 +37,7 @@ class MatchingFiles:
         over any name."""
         named = {**self.config, "tower": None, "language_model": None}
         digest = hashlib.blake2b(json.dumps(named, sort_keys=True).encode(), digest_size=16)
-        with (self.folder / WEIGHTS_NAME).open("rb") as file:
-            digest.update(hashlib.file_digest(file, "blake2b").digest())
+        digest.update(file_digest(self.folder / WEIGHTS_NAME, 64))
         return digest.hexdigest()
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from winnow.contracts.errors import SetupError
 from winnow.models.conversation import CAPTION_PROMPT
+from winnow.models.file_digest import file_digest
 
 if TYPE_CHECKING:
     import torch
@@ -101,9 +102,7 @@ class ProjectorFiles:
             json.dumps([FORMAT, sizes, parts], sort_keys=True).encode(), digest_size=16
         )
         for path in self.weights:
-            with path.open("rb") as file:
-                digest.update(f"{path.name}\0".encode())
-                digest.update(hashlib.file_digest(file, "blake2b").digest())
+            digest.update(f"{path.name}\0".encode() + file_digest(path, 64))
         return digest.hexdigest()
 
 

@@ -10,9 +10,7 @@ import asyncio
 import base64
 import io
 import json
-import threading
 import time
-import weakref
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -29,6 +27,7 @@ from winnow.stages._fetch.budget import Budget
 from winnow.stages._fetch.outcome import TRANSIENT_CODES as FETCH_CODES
 from winnow.stages._fetch.outcome import FetchFailure
 from winnow.stages._fetch.politeness import retry_after_s
+from winnow.stages._loop_thread import LoopThread
 
 ImageFormat = Literal["jpeg", "png"]
 TRANSIENT_CODES = frozenset(
@@ -41,7 +40,6 @@ PREFLIGHT_S = 20.0
 _FIRST_RETRY_S = 0.5
 _DEAD_AFTER = 20
 _DEAD_FOR_S = 30.0
-_CLOSE_S = 5.0
 _JPEG_QUALITY = 92
 
 
@@ -108,25 +106,19 @@ class EndpointWorker:
 
     def __init__(self, options: EndpointOptions) -> None:
         self.options = options
-        self._loop = asyncio.new_event_loop()
-        thread = threading.Thread(target=self._loop.run_forever, name="winnow-caption", daemon=True)
-        thread.start()
-        client = asyncio.run_coroutine_threadsafe(_make(options), self._loop).result()
-        self._client = client
-        self._finalizer = weakref.finalize(self, _stop, self._loop, thread, client)
+        self._thread = LoopThread("winnow-caption", lambda: EndpointClient(options))
 
     def submit(self, image: bytes, kind: ImageFormat, seed: int) -> Future[list[Candidate]]:
         """Start one row; its result raises FetchFailure with a code."""
-        request = self._client.caption(image, kind, seed)
-        return asyncio.run_coroutine_threadsafe(request, self._loop)
+        return self._thread.submit(self._thread.client.caption(image, kind, seed))
 
     def check(self) -> None:
         """Raise SetupError where the server cannot be reached or refuses the key."""
-        asyncio.run_coroutine_threadsafe(self._client.check(), self._loop).result()
+        self._thread.submit(self._thread.client.check()).result()
 
     def close(self) -> None:
         """Close connections and end the thread; safe to call twice."""
-        self._finalizer()
+        self._thread.close()
 
 
 class EndpointClient:
@@ -280,23 +272,6 @@ def _request(options: EndpointOptions, image: bytes, kind: ImageFormat, seed: in
     message = {"role": "user", "content": content}
     body = {"model": options.model, "messages": [message], "seed": seed, **options.request}
     return json.dumps(body).encode()
-
-
-async def _make(options: EndpointOptions) -> EndpointClient:
-    return EndpointClient(options)
-
-
-def _stop(
-    loop: asyncio.AbstractEventLoop, thread: threading.Thread, client: EndpointClient
-) -> None:
-    try:
-        asyncio.run_coroutine_threadsafe(client.close(), loop).result(_CLOSE_S)
-    except TimeoutError:
-        pass  # the process is ending; a connection that does not close is left to it
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join(_CLOSE_S)
-    if not thread.is_alive():
-        loop.close()
 
 
 def _now() -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from winnow.stages import _clip_batch
 from winnow.stages._caption_local import Captioner
 from winnow.stages._clip_batch import Device, Precision
 
@@ -31,8 +32,7 @@ def load_captioner(
     import torch
 
     torch.set_num_threads(num_threads)
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.allow_tf32 = False
+    _clip_batch.choose_stable_kernels()
     if engine == "projector":
         from winnow.models.projector_files import load_projector
         from winnow.stages._caption_projector import ProjectorCaptioner

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from winnow.contracts.identity import stable_hash64
 from winnow.contracts.media import DecodedImage, MediaFailure
 from winnow.stages._caption_local import LocalWorker
 from winnow.stages._caption_rows import CaptionRow, failed
-
-UNKNOWN_FOLD = "unknown_fold"
+from winnow.stages._folds import UNKNOWN_FOLD, model_of_fold
 
 
 @dataclass(slots=True)
@@ -42,7 +40,7 @@ class FoldedWorker:
         """Return one outcome per row, in order; images wait until their model has a batch."""
         rows = [failed(UNKNOWN_FOLD)] * len(uids)
         waiting = [_Waiting() for _ in self.workers]
-        chosen = choose(uids, folds, len(self.workers))
+        chosen = model_of_fold("caption", uids, folds, len(self.workers))
         for row, (uid, item, model) in enumerate(zip(uids, items, chosen, strict=True)):
             if model is None:
                 continue
@@ -67,15 +65,3 @@ class FoldedWorker:
             found = self.workers[model].caption(mine.uids, mine.items)
             for row, outcome in zip(mine.rows, found, strict=True):
                 rows[row] = outcome
-
-
-def choose(
-    uids: Sequence[bytes], folds: Sequence[str | None], num_models: int
-) -> Iterator[int | None]:
-    """Yield the model of each row: its fold's; a hash of the uid where it is in none; else None."""
-    known = {str(index): index for index in range(num_models)}
-    for uid, fold in zip(uids, folds, strict=True):
-        if fold is None:
-            yield stable_hash64("caption", uid) % num_models
-        else:
-            yield known.get(fold)

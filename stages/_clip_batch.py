@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -70,14 +70,26 @@ def resources(*, num_threads: int, num_gpus: float | None, device: Device) -> Re
     return Resources(num_cpus=num_threads, num_gpus=default if num_gpus is None else num_gpus)
 
 
-def load(files: ModelFiles, *, device: Device, precision: Precision) -> ContrastiveModel:
-    """Load a model; chooses cuDNN's bit-stable kernels for this process."""
-    import torch
+def check_rows(stage: str, num_rows: int, batch_size: int) -> None:
+    """Raise ValueError for a batch that the executor should have cut."""
+    if num_rows > batch_size:
+        msg = f"{stage}: {num_rows} rows in a batch of {batch_size}"
+        raise ValueError(msg)
 
-    from winnow.models.contrastive import load_model
+
+def choose_stable_kernels() -> None:
+    """Choose cuDNN's bit-stable kernels for this process."""
+    import torch
 
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = False
+
+
+def load(files: ModelFiles, *, device: Device, precision: Precision) -> ContrastiveModel:
+    """Load a model; chooses cuDNN's bit-stable kernels for this process."""
+    from winnow.models.contrastive import load_model
+
+    choose_stable_kernels()
     return load_model(files, device=device, precision=precision)
 
 
@@ -108,7 +120,34 @@ def row_code(image: object, text: str | None) -> str | None:
     """Return why a row cannot be scored, as far as that is known before the model runs."""
     if isinstance(image, str):
         return image
-    return None if text and text.strip() else "empty_text"
+    return None if is_there(text) else "empty_text"
+
+
+def is_there(text: str | None) -> bool:
+    """Whether a text has anything but white space."""
+    return bool(text and text.strip())
+
+
+def first_there(texts: Sequence[str | None]) -> str | None:
+    """Return the first of a row's texts that has words, for ``row_code``."""
+    return next(filter(is_there, texts), None)
+
+
+@contextmanager
+def forward_pass(stage: str, *, batch_size: int, num_threads: int) -> Iterator[None]:
+    """Run a model inside: ``num_threads`` of torch's, and a clear error for a full GPU.
+
+    Fails: ShardError where the GPU's memory does not hold the batch.
+    """
+    import torch
+
+    # Here, not in setup: the count belongs to the calling thread, and other stages set theirs.
+    torch.set_num_threads(num_threads)
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        msg = f"the GPU's memory does not hold a batch of {batch_size}; lower batch_size"
+        raise ShardError(msg, stage=stage, retryable=False) from error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -166,14 +205,5 @@ class PaddedPass:
                         pixels.numpy()[row] = image
             return self.model.embed_images(pixels)
 
-    @contextmanager
-    def _forward(self) -> Iterator[None]:
-        import torch
-
-        # Here, not in setup: the count belongs to the calling thread, and other stages set theirs.
-        torch.set_num_threads(self.num_threads)
-        try:
-            yield
-        except torch.cuda.OutOfMemoryError as error:
-            msg = f"the GPU's memory does not hold a batch of {self.batch_size}; lower batch_size"
-            raise ShardError(msg, stage=self.stage, retryable=False) from error
+    def _forward(self) -> AbstractContextManager[None]:
+        return forward_pass(self.stage, batch_size=self.batch_size, num_threads=self.num_threads)

@@ -114,16 +114,14 @@ class CaptionScores(Stage):
 
     def annotate(self, batch: pa.RecordBatch, state: ScoreWorker, media: Media) -> pa.RecordBatch:
         """Score one batch of up to ``batch_size`` rows; safe to call from several threads."""
-        if batch.num_rows > self.batch_size:
-            msg = f"{NAME}: {batch.num_rows} rows in a batch of {self.batch_size}"
-            raise ValueError(msg)
+        _clip_batch.check_rows(NAME, batch.num_rows, self.batch_size)
         texts = [row or [] for row in batch.column(self.text_column).to_pylist()]
         images = [
             _clip_batch.resized(item, state.model.preprocess, state.threads)
             for item in media.images(self.image_column)
         ]
         codes = [
-            _clip_batch.row_code(image, next(filter(_is_there, row), None))
+            _clip_batch.row_code(image, _clip_batch.first_there(row))
             for image, row in zip(images, texts, strict=True)
         ]
         scores: list[Scores | None] = [None] * batch.num_rows
@@ -149,7 +147,7 @@ class CaptionScores(Stage):
             (row, place, text)
             for row, row_texts in enumerate(texts)
             for place, text in enumerate(row_texts)
-            if codes[row] is None and text is not None and _is_there(text)
+            if codes[row] is None and text is not None and _clip_batch.is_there(text)
         ]
         found: dict[int, Scores] = {row: [None] * len(texts[row]) for row, _, _ in flat}
         for start in range(0, len(flat), self.batch_size):
@@ -164,7 +162,3 @@ class CaptionScores(Stage):
                 scores[row] = values
             else:
                 codes[row] = "not_finite"
-
-
-def _is_there(text: str | None) -> bool:
-    return bool(text and text.strip())

@@ -126,9 +126,7 @@ class ClipScore(Stage):
 
     def annotate(self, batch: pa.RecordBatch, state: ClipWorker, media: Media) -> pa.RecordBatch:
         """Score one batch of up to ``batch_size`` rows; safe to call from several threads."""
-        if batch.num_rows > self.batch_size:
-            msg = f"clip_score: {batch.num_rows} rows in a batch of {self.batch_size}"
-            raise ValueError(msg)
+        _clip_batch.check_rows("clip_score", batch.num_rows, self.batch_size)
         texts = batch.column(self.text_column).to_pylist()
         images = [
             _clip_batch.resized(item, state.model.preprocess, state.threads)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -13,14 +12,14 @@ import numpy as np
 import pyarrow as pa
 
 from winnow.contracts.errors import RecipeError
-from winnow.contracts.identity import stable_hash64
-from winnow.contracts.media import DecodedImage, Media, MediaFailure
+from winnow.contracts.media import Media
 from winnow.contracts.parameters import effort, result
 from winnow.contracts.registry import register_stage
 from winnow.contracts.stage import Resources, Stage, WorkerOptions
 from winnow.models.checkpoint import check_name, find_model
 from winnow.stages import _clip_batch
 from winnow.stages._clip_batch import Device, PaddedPass, Precision, Resized
+from winnow.stages._folds import UNKNOWN_FOLD, model_of_fold
 
 if TYPE_CHECKING:
     from winnow.models.contrastive import ContrastiveModel
@@ -154,15 +153,19 @@ class CrossFitClipScore(Stage):
     ) -> pa.RecordBatch:
         """Score a batch of any size; safe to call from several threads."""
         texts = batch.column(self.text_column).to_pylist()
-        chosen = list(self._choose(batch))
+        uids, folds = batch.column("uid").to_pylist(), batch.column(self.fold).to_pylist()
+        chosen = list(model_of_fold(NAME, uids, folds, len(self.models)))
         codes: list[str | None] = [None] * batch.num_rows
         scores = np.zeros(batch.num_rows, np.float32)
         queues = [_Queue() for _ in self.models]
         resizing: deque[Future[_clip_batch.Pixels | None]] = deque()
         for row, item in enumerate(media.images(self.image_column)):
-            codes[row] = self._early_code(item, texts[row], chosen[row])
-            if codes[row] is None:
-                queue, model = queues[chosen[row]], state.models[chosen[row]]
+            place = chosen[row]
+            codes[row] = _clip_batch.row_code(item, texts[row])
+            if place is None:
+                codes[row] = codes[row] or UNKNOWN_FOLD
+            elif codes[row] is None:
+                queue, model = queues[place], state.models[place]
                 image = _clip_batch.resized(item, model.preprocess, state.threads)
                 if isinstance(image, Future):
                     resizing.append(image)
@@ -173,28 +176,13 @@ class CrossFitClipScore(Stage):
                 queue.texts.append(texts[row])
                 if len(queue.rows) == self.batch_size:
                     self._score(model, queue, scores, codes)
-                    queues[chosen[row]] = _Queue()
+                    queues[place] = _Queue()
         for model, queue in zip(state.models, queues, strict=True):
             if queue.rows:
                 self._score(model, queue, scores, codes)
         failed = np.array([code is not None for code in codes], bool)
         arrays = [pa.array(scores, pa.float32(), mask=failed), pa.array(codes, pa.string())]
         return pa.record_batch(arrays, schema=self.writes)
-
-    def _choose(self, batch: pa.RecordBatch) -> Iterator[int]:
-        """Yield the model of each row; -1 where its fold has none."""
-        known = {str(index): index for index in range(len(self.models))}
-        folds = batch.column(self.fold).to_pylist()
-        for uid, fold in zip(batch.column("uid").to_pylist(), folds, strict=True):
-            if fold is None:
-                yield stable_hash64(NAME, uid) % len(self.models)
-            else:
-                yield known.get(fold, -1)
-
-    def _early_code(
-        self, item: DecodedImage | MediaFailure, text: str | None, model: int
-    ) -> str | None:
-        return _clip_batch.row_code(item, text) or ("unknown_fold" if model < 0 else None)
 
     def _score(
         self,

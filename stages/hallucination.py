@@ -203,9 +203,7 @@ class Hallucination(Stage):
         self, batch: pa.RecordBatch, state: HallucinationWorker, media: Media
     ) -> pa.RecordBatch:
         """Check one batch of up to ``batch_size`` rows; safe to call from several threads."""
-        if batch.num_rows > self.batch_size:
-            msg = f"{NAME}: {batch.num_rows} rows in a batch of {self.batch_size}"
-            raise ValueError(msg)
+        _clip_batch.check_rows(NAME, batch.num_rows, self.batch_size)
         texts = self._texts(batch)
         raws = _values(batch, self.raw_column)
         named = [
@@ -216,7 +214,7 @@ class Hallucination(Stage):
         rows: list[int] = []
         pictures: list[Resized] = []
         for row, item in enumerate(media.images(self.image_column)):
-            there = next((text for text in texts[row] or () if text and text.strip()), None)
+            there = _clip_batch.first_there(texts[row] or ())
             codes.append(_clip_batch.row_code(item, there))
             if codes[row] is None and any(named[row]):
                 for crop in crops(item, self.tiles):

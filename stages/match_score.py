@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from winnow.contracts.errors import RecipeError, ShardError
+from winnow.contracts.errors import RecipeError
 from winnow.contracts.media import Media
 from winnow.contracts.parameters import effort, result
 from winnow.contracts.registry import register_stage
@@ -124,29 +124,27 @@ class MatchScore(Stage):
 
     def setup(self, options: WorkerOptions) -> MatchWorker:
         """Load the model; chooses cuDNN's bit-stable kernels for this process."""
-        import torch
-
         from winnow.models.matching import load_matching
         from winnow.models.matching_files import find_matching
 
-        torch.backends.cudnn.benchmark = False
-        torch.backends.cudnn.allow_tf32 = False
+        _clip_batch.choose_stable_kernels()
         files = find_matching(self.model)
         model = load_matching(files, device=self.device, precision=self.precision)
         return MatchWorker(model, _clip_batch.resize_threads(options))
 
     def annotate(self, batch: pa.RecordBatch, state: MatchWorker, media: Media) -> pa.RecordBatch:
         """Score one batch of up to ``batch_size`` rows; safe to call from several threads."""
-        if batch.num_rows > self.batch_size:
-            msg = f"{NAME}: {batch.num_rows} rows in a batch of {self.batch_size}"
-            raise ValueError(msg)
+        _clip_batch.check_rows(NAME, batch.num_rows, self.batch_size)
         values = batch.column(self.text_column).to_pylist()
         texts: list[Texts] = [v or [] for v in values] if self.many else [[v] for v in values]
         images = [
             _clip_batch.resized(item, state.model.tower, state.threads)
             for item in media.images(self.image_column)
         ]
-        codes = [_row_code(image, row) for image, row in zip(images, texts, strict=True)]
+        codes = [
+            _clip_batch.row_code(image, _clip_batch.first_there(row))
+            for image, row in zip(images, texts, strict=True)
+        ]
         tiles = _tiles(images, codes)
         scores = self._scores(state.model, tiles, texts, codes)
         return self._columns(scores, texts, codes)
@@ -161,17 +159,20 @@ class MatchScore(Stage):
         """Return the score of each row's n-th caption; sets the code "not_finite"."""
         import torch
 
-        # Here, not in setup: the count belongs to the calling thread, and other stages set theirs.
-        torch.set_num_threads(self.num_threads)
         rows = [row for row, code in enumerate(codes) if code is None]
         pairs = [
-            (row, n) for row in rows for n, text in enumerate(texts[row]) if text and text.strip()
+            (row, n)
+            for row in rows
+            for n, text in enumerate(texts[row])
+            if _clip_batch.is_there(text)
         ]
         if not pairs:
             return {}
         places = {row: place for place, row in enumerate(rows)}
         scores: dict[tuple[int, int], float] = {}
-        try:
+        with _clip_batch.forward_pass(
+            NAME, batch_size=self.batch_size, num_threads=self.num_threads
+        ):
             features, mask = model.features([t for t in tiles if t is not None])
             for start in range(0, len(pairs), self.batch_size):
                 part = pairs[start : start + self.batch_size]
@@ -179,9 +180,6 @@ class MatchScore(Stage):
                 captions = [str(texts[row][n]) for row, n in part]
                 values = self._one_pass(model, features[where], mask[where], captions)
                 scores |= zip(part, values.tolist(), strict=True)
-        except torch.cuda.OutOfMemoryError as error:
-            msg = f"the GPU's memory does not hold a batch of {self.batch_size}; lower batch_size"
-            raise ShardError(msg, stage=NAME, retryable=False) from error
         for (row, _), value in scores.items():
             if not np.isfinite(value):
                 codes[row] = "not_finite"
@@ -224,11 +222,6 @@ class MatchScore(Stage):
             [pa.array(rows, self.writes.field(0).type), pa.array(codes, pa.string())],
             schema=self.writes,
         )
-
-
-def _row_code(image: Resized, texts: Texts) -> str | None:
-    """Return why a row cannot be scored, as far as that is known before the model runs."""
-    return _clip_batch.row_code(image, next((t for t in texts if t and t.strip()), None))
 
 
 def _tiles(images: list[Resized], codes: list[str | None]) -> list[_clip_batch.Pixels | None]:

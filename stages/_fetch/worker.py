@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
-import weakref
 from collections.abc import Sequence
 
 from winnow.stages._fetch.client import Fetcher
 from winnow.stages._fetch.outcome import Fetched, FetchPolicy
-
-_CLOSE_S = 5.0
+from winnow.stages._loop_thread import LoopThread
 
 
 class FetchWorker:
@@ -21,19 +17,11 @@ class FetchWorker:
 
     def __init__(self, policy: FetchPolicy) -> None:
         _raise_open_files()
-        self._loop = asyncio.new_event_loop()
-        thread = threading.Thread(target=self._loop.run_forever, name="winnow-fetch", daemon=True)
-        thread.start()
-        try:
-            self._fetcher = asyncio.run_coroutine_threadsafe(_make(policy), self._loop).result()
-        except BaseException:
-            _stop(self._loop, thread, None)
-            raise
-        self._finalizer = weakref.finalize(self, _stop, self._loop, thread, self._fetcher)
+        self._thread = LoopThread("winnow-fetch", lambda: Fetcher(policy))
 
     def fetch_all(self, urls: Sequence[str | None]) -> list[Fetched]:
         """Return one outcome per URL, in order. Blocks; may be called from one thread at a time."""
-        future = asyncio.run_coroutine_threadsafe(self._fetcher.fetch_all(urls), self._loop)
+        future = self._thread.submit(self._thread.client.fetch_all(urls))
         try:
             return future.result()
         finally:
@@ -41,25 +29,7 @@ class FetchWorker:
 
     def close(self) -> None:
         """Close connections and end the thread; safe to call twice."""
-        self._finalizer()
-
-
-async def _make(policy: FetchPolicy) -> Fetcher:
-    return Fetcher(policy)
-
-
-def _stop(
-    loop: asyncio.AbstractEventLoop, thread: threading.Thread, fetcher: Fetcher | None
-) -> None:
-    if fetcher is not None:
-        try:
-            asyncio.run_coroutine_threadsafe(fetcher.close(), loop).result(_CLOSE_S)
-        except TimeoutError:
-            pass  # the process is ending; a connection that does not close is left to it
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join(_CLOSE_S)
-    if not thread.is_alive():
-        loop.close()
+        self._thread.close()
 
 
 def _raise_open_files() -> None:

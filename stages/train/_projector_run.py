@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from winnow.contracts.errors import SetupError
 from winnow.models.checkpoint import find_tower
 from winnow.models.language_files import INSTALL, find_language_model
 from winnow.stages.train import _state
+from winnow.stages.train._common import made, ran_on
 from winnow.stages.train._projector_lessons import (
     LessonReading,
     Lessons,
@@ -66,13 +66,14 @@ def train_projector(
     Fails: see ``ProjectorTrainer``.
     """
     import torch
+    import transformers
 
     from winnow.models.projector import save_projector
     from winnow.stages.train._projector_work import ProjectorWork
 
     torch.set_num_threads(setup.reading.num_threads)
     projector = start(setup)
-    lessons = _read(shards, _made(folder), setup, projector)
+    lessons = _read(shards, made(folder), setup, projector)
     texts = read_texts(Path(setup.text_file)) if setup.text_file else _own_texts(lessons)
     work = ProjectorWork(projector, lessons, texts, folder=folder, seed=setup.loop.seed)
     phases = setup.plan.phases(setup.num_steps)
@@ -101,7 +102,7 @@ def train_projector(
         },
         **outcome,
         "facts": dict(projector.facts()),
-        "ran_on": _ran_on(projector),
+        "ran_on": {**ran_on(projector.device), "transformers": str(transformers.__version__)},
     }
     save_projector(folder, projector)
     text = json.dumps(document, indent=1) + "\n"
@@ -200,29 +201,4 @@ def _described(projector: Projector) -> dict[str, Any]:
         **{name: getattr(config, name) for name in (*_SIZES, "prompt")},
         "tower_digest": projector.tower_digest,
         "language_model_digest": projector.language_digest,
-    }
-
-
-def _made(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        msg = f"{folder} cannot be written: {error}"
-        raise SetupError(msg) from error
-    return folder
-
-
-def _ran_on(projector: Projector) -> dict[str, str]:
-    import open_clip
-    import torch
-    import transformers
-
-    device = projector.device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    return {
-        "device": device.type,
-        "device_name": name,
-        "torch": str(torch.__version__),
-        "open_clip": str(open_clip.__version__),
-        "transformers": str(transformers.__version__),
     }

@@ -18,6 +18,7 @@ from winnow.contracts.registry import register_trainer
 from winnow.contracts.stage import Resources
 from winnow.contracts.trial import Dataset, Embeddings, Trainer
 from winnow.models.checkpoint import architecture, find_model
+from winnow.stages.train import _common
 from winnow.stages.train._augment import augment
 from winnow.stages.train._captions import check_choices
 from winnow.stages.train._config import Progress, TrainConfig
@@ -129,13 +130,9 @@ class ContrastiveTrainer(Trainer):
         if self.num_threads < 1:
             msg = f"contrastive: num_threads={self.num_threads}; use at least 1"
             raise RecipeError(msg)
-        for name, value in (("num_cpus", self.num_cpus), ("num_gpus", self.num_gpus)):
-            if value is not None and not 0 <= value <= 1024:
-                msg = f"contrastive: {name}={value}; use a number from 0 to 1024"
-                raise RecipeError(msg)
-        if self.device == "cpu" and self.num_gpus:
-            msg = f"contrastive: device=cpu with num_gpus={self.num_gpus}; leave one of them out"
-            raise RecipeError(msg)
+        _common.check_resources(
+            "contrastive", num_cpus=self.num_cpus, num_gpus=self.num_gpus, device=self.device
+        )
         config = self._config(num_samples=1, seed=0)
         check_choices(self.caption_choices, self.hard_negatives, self.separation_weight)
         if self.stream:
@@ -161,10 +158,12 @@ class ContrastiveTrainer(Trainer):
     @property
     def resources(self) -> Resources:
         """Of each worker: a core per thread; one GPU for device=cuda, if num_gpus is null."""
-        num_cpus = float(self.num_threads) if self.num_cpus is None else self.num_cpus
-        default = 1.0 if self.device == "cuda" else 0.0
-        num_gpus = default if self.num_gpus is None else self.num_gpus
-        return Resources(num_cpus=num_cpus, num_gpus=num_gpus)
+        return _common.resources(
+            num_threads=self.num_threads,
+            num_cpus=self.num_cpus,
+            num_gpus=self.num_gpus,
+            device=self.device,
+        )
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -186,15 +185,7 @@ class ContrastiveTrainer(Trainer):
 
     def check(self, data: Dataset, num_samples: int) -> None:
         """Refuse what cannot train, from the number of rows and the parameters alone."""
-        if not data.num_rows:
-            msg = f"{data.name}: the selection is empty; nothing can be trained on it"
-            raise SetupError(msg)
-        if data.num_rows < self.batch_size:
-            msg = (
-                f"{data.name} has {data.num_rows} rows, fewer than a batch of {self.batch_size}; "
-                "lower batch_size or select more"
-            )
-            raise SetupError(msg)
+        _common.check_rows(data, self.batch_size)
         if self.stream and len(data.shards) < self.num_lanes:
             msg = (
                 f"{data.name} has {len(data.shards)} shards, fewer than num_lanes="

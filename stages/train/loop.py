@@ -61,7 +61,7 @@ def train_contrastive(
     """
     import torch
 
-    from winnow.models.contrastive import choose_device
+    from winnow.models.devices import choose_device
 
     device = choose_device(config.device)
     network.to(device).train()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ import numpy as np
 
 from winnow.contracts.errors import SetupError
 from winnow.stages.train import _memory_source as memory
+from winnow.stages.train._common import made, ran_on
 from winnow.stages.train._config import Batches, Progress, TrainConfig
 from winnow.stages.train._network import NetworkPlan, Setup, network_plan, stream_config
 from winnow.stages.train._shard_reader import shard_sizes
@@ -68,12 +68,13 @@ def train_setup(
     import torch
 
     from winnow.models.contrastive import Preprocess, save_model
+    from winnow.models.devices import choose_device
     from winnow.stages.train.loop import forget_state, train_contrastive
 
     plan = network_plan(setup, config)
     torch.set_num_threads(setup.num_threads)
     paths = shard_paths(shards)
-    data = (_streamed if setup.stream else _in_memory)(paths, _made(folder), config, plan)
+    data = (_streamed if setup.stream else _in_memory)(paths, made(folder), config, plan)
     outcome = train_contrastive(
         data.network,
         data.batches,
@@ -94,7 +95,7 @@ def train_setup(
             **data.counts(outcome.pop("skipped")),
             "shards": [Path(path).name for path in paths],
         },
-        "ran_on": _ran_on(config),
+        "ran_on": ran_on(choose_device(config.device)),
         **({"separation_encoder": data.encoder} if data.encoder else {}),
         **outcome,
         "started_from": plan.start,
@@ -202,28 +203,3 @@ def _streamed(paths: Sequence[str], folder: Path, config: TrainConfig, plan: Net
         counts=counts,
         encoder={},
     )
-
-
-def _made(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        msg = f"{folder} cannot be written: {error}"
-        raise SetupError(msg) from error
-    return folder
-
-
-def _ran_on(config: TrainConfig) -> dict[str, str]:
-    import open_clip
-    import torch
-
-    from winnow.models.contrastive import choose_device
-
-    device = choose_device(config.device)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    return {
-        "device": device.type,
-        "device_name": name,
-        "torch": str(torch.__version__),
-        "open_clip": str(open_clip.__version__),
-    }

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
-from winnow.contracts.errors import RecipeError, SetupError
+from winnow.contracts.errors import RecipeError
 from winnow.contracts.parameters import effort, result
 from winnow.contracts.registry import register_trainer
 from winnow.contracts.stage import Resources
@@ -22,6 +22,7 @@ from winnow.models.checkpoint import find_tower
 from winnow.models.conversation import CAPTION_PROMPT
 from winnow.models.language_files import find_language_model
 from winnow.models.projector_files import ProjectorConfig, load_projector, projector_digest
+from winnow.stages.train import _common
 from winnow.stages.train._projector_lessons import LessonReading, read_texts
 from winnow.stages.train._projector_loop import LoopConfig
 from winnow.stages.train._projector_schedule import Plan, Schedule
@@ -150,9 +151,9 @@ class ProjectorTrainer(Trainer):
         if self.interleaved is not None and others:
             msg = f"projector: interleaved and {others[0]} exclude each other; leave one out"
             raise RecipeError(msg)
-        if self.device == "cpu" and self.num_gpus:
-            msg = f"projector: device=cpu with num_gpus={self.num_gpus}; leave one of them out"
-            raise RecipeError(msg)
+        _common.check_resources(
+            "projector", num_cpus=self.num_cpus, num_gpus=self.num_gpus, device=self.device
+        )
 
     def _check_numbers(self) -> None:
         positive = ("num_queries", "depth", "heads", "cross_every", "lora_rank", "batch_size")
@@ -167,11 +168,6 @@ class ProjectorTrainer(Trainer):
             rate = getattr(self, name)
             if rate is not None and not 0 < rate < 1:
                 msg = f"projector: {name}={rate}; use a rate in (0, 1), such as 0.001"
-                raise RecipeError(msg)
-        for name in ("num_cpus", "num_gpus"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1024:
-                msg = f"projector: {name}={value}; use a number from 0 to 1024"
                 raise RecipeError(msg)
 
     def _check_shares(self) -> None:
@@ -202,10 +198,12 @@ class ProjectorTrainer(Trainer):
     @property
     def resources(self) -> Resources:
         """A core per thread; one GPU for device=cuda, if num_gpus is null."""
-        num_cpus = float(self.num_threads) if self.num_cpus is None else self.num_cpus
-        default = 1.0 if self.device == "cuda" else 0.0
-        num_gpus = default if self.num_gpus is None else self.num_gpus
-        return Resources(num_cpus=num_cpus, num_gpus=num_gpus)
+        return _common.resources(
+            num_threads=self.num_threads,
+            num_cpus=self.num_cpus,
+            num_gpus=self.num_gpus,
+            device=self.device,
+        )
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -227,15 +225,7 @@ class ProjectorTrainer(Trainer):
         """Refuse what cannot train, from the number of rows, the parameters and small files."""
         from winnow.stages.train._projector_run import check_parts
 
-        if not data.num_rows:
-            msg = f"{data.name}: the selection is empty; nothing can be trained on it"
-            raise SetupError(msg)
-        if data.num_rows < self.batch_size:
-            msg = (
-                f"{data.name} has {data.num_rows} rows, fewer than a batch of {self.batch_size}; "
-                "lower batch_size or select more"
-            )
-            raise SetupError(msg)
+        _common.check_rows(data, self.batch_size)
         check_parts(self._setup(num_samples=num_samples, seed=0))
 
     def train(
