@@ -5,14 +5,14 @@ Every step is cached under what decides it, so the same command again does only 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from winnow.contracts.errors import SetupError, ShardError
 from winnow.contracts.stage import WorkerOptions
-from winnow.contracts.trial import Dataset
+from winnow.contracts.trial import Dataset, Trainer
 from winnow.pipeline.arms import EXPORT, Recipes
 from winnow.pipeline.executor import Drive, Executor, Failure
 from winnow.pipeline.executor_group import GroupExecutor
@@ -25,6 +25,7 @@ from winnow.pipeline.study import ArmEntry, Study
 from winnow.pipeline.study_checks import check_apart, check_sets
 from winnow.pipeline.study_describe import check_described, describe
 from winnow.pipeline.study_plan import choose_arms, plan_study
+from winnow.pipeline.study_settings import Learned, Scorer
 from winnow.pipeline.trial import Exported, TrialSpec, exported
 from winnow.pipeline.trial_unit import TrialUnit
 
@@ -139,8 +140,9 @@ class _Run:
         step = "selections"
         self.progress.start(step, len(chosen))
         made, randoms = {}, {}
+        recipes = {arm.name: self.recipes.arm(arm) for arm in chosen}
         for arm in chosen:
-            made[arm.name] = self._export(self.recipes.arm(arm), arm.name, quiet=True)
+            made[arm.name] = self._export(recipes[arm.name], arm.name, quiet=True)
             count = made[arm.name].num_rows
             if controls and arm.rows.random and not arm.is_oracle and count < pool_rows:
                 for seed in seeds:
@@ -157,7 +159,7 @@ class _Run:
             arm.name: describe(
                 self.storage,
                 made[arm.name],
-                self.recipes.arm(arm),
+                recipes[arm.name],
                 self.study.settings.describe,
                 getattr(self.study.changed_trainer(arm.rows), "caption_choices", None),
             )
@@ -235,37 +237,38 @@ class _Run:
             if model.recipe is None:
                 self._annotate()
             folds = range(model.folds) if model.folds else (None,)
-            recipes = [self.recipes.model(name, fold) for fold in folds]
-            specs = [
-                TrialSpec(
-                    trainer=self.study.model_trainer(name, learned),
-                    train=self._export(recipe, recipe.name, quiet=model.recipe is None),
-                    num_samples=model.samples_seen,
-                    seed=model.seed,
-                )
-                for recipe in recipes
-            ]
+            trainer = self.study.model_trainer(name, learned)
+            specs = [self._spec(self.recipes.model(name, f), model, trainer) for f in folds]
             check_apart(self.storage, sets, [spec.train for spec in specs])
             labels = [
                 f"the model {name}{'' if f is None else f', without fold {f}'}" for f in folds
             ]
-            keys = [spec.fingerprint() for spec in specs]
-            self._train_first(specs, dict(zip(keys, labels, strict=True)))
+            self._train_first(dict(zip(labels, specs, strict=True)))
             folders = [self.storage.path(spec.checkpoint) for spec in specs]
             learned[name] = folders if model.folds else folders[0]
             self.recipes = Recipes(
                 self.study, manifests=self.recipes.manifests, learned=dict(learned)
             )
 
-    def _train_first(self, specs: Sequence[TrialSpec], names: dict[str, str]) -> None:
-        """Train models that the arms need; the study ends where one cannot be had."""
-        for spec in specs:
+    def _spec(self, recipe: Recipe, learner: Learned | Scorer, trainer: Trainer) -> TrialSpec:
+        """Return the training of something that the arms need; its selection is made here."""
+        return TrialSpec(
+            trainer=trainer,
+            train=self._export(recipe, recipe.name, quiet=learner.recipe is None),
+            num_samples=learner.samples_seen,
+            seed=learner.seed,
+        )
+
+    def _train_first(self, specs: Mapping[str, TrialSpec]) -> None:
+        """Train what the arms need, by name; the study ends where one cannot be had."""
+        for spec in specs.values():
             spec.trainer.check(_sizes(spec.train), spec.num_samples)
-        untrained = [s for s in specs if not s.is_trained(self.storage)]
+        untrained = [n for n, spec in specs.items() if not spec.is_trained(self.storage)]
         if untrained and not self.may_train:
-            msg = f"{names[untrained[0].fingerprint()]}: not trained yet, nothing to report"
+            msg = f"{untrained[0]}: not trained yet, nothing to report"
             raise SetupError(msg)
-        failed = self.train(specs, (), names)
+        names = {spec.fingerprint(): name for name, spec in specs.items()}
+        failed = self.train(list(specs.values()), (), names)
         if failed:
             key, error = next(iter(failed.items()))
             msg = f"{names[key]} failed: {error}"
@@ -282,25 +285,17 @@ class _Run:
     def _train_scorers(self) -> None:
         """Train one model per fold of every scorer that has folds."""
         folders: dict[str, list[str]] = {}
-        names: dict[str, str] = {}
-        specs: list[TrialSpec] = []
+        specs: dict[str, TrialSpec] = {}
         for key, scorer in self.study.settings.scorers.items():
             if not scorer.folds:
                 continue
             self._require_local(f"the scorer {key}")
-            folders[key] = []
+            trainer = self.study.changed_trainer(scorer)
             for fold in range(scorer.folds):
-                recipe = self.recipes.fold(key, scorer, fold)
-                spec = TrialSpec(
-                    trainer=self.study.changed_trainer(scorer),
-                    train=self._export(recipe, recipe.name, quiet=True),
-                    num_samples=scorer.samples_seen,
-                    seed=scorer.seed,
-                )
-                names[spec.fingerprint()] = f"scorer {key}, without fold {fold}"
-                specs.append(spec)
-                folders[key].append(self.storage.path(spec.checkpoint))
-        self._train_first(specs, names)
+                spec = self._spec(self.recipes.fold(key, scorer, fold), scorer, trainer)
+                specs[f"scorer {key}, without fold {fold}"] = spec
+                folders.setdefault(key, []).append(self.storage.path(spec.checkpoint))
+        self._train_first(specs)
         self.recipes = Recipes(self.study, folders, self.recipes.manifests, self.recipes.learned)
 
     def _entry(

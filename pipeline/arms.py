@@ -16,7 +16,7 @@ from winnow.filters.rules import PriorityCover
 from winnow.pipeline.recipe import FilterEntry, Recipe, load_recipe, recipe_of
 from winnow.pipeline.study import ArmEntry, Study
 from winnow.pipeline.study_models import Folders, ready_stages
-from winnow.pipeline.study_settings import Rows, Scorer, kept
+from winnow.pipeline.study_settings import Learned, Rows, Scorer, kept
 
 EXPORT = "train"
 TRUTH = "truth_"
@@ -63,32 +63,41 @@ class Recipes:
 
     def model(self, name: str, fold: int | None = None) -> Recipe:
         """Return the recipe of what one of the study's models, or one of its folds, learns from."""
-        model, label = self.study.settings.models[name], f"the model {name}"
-        rows: Rows = model
-        if fold is not None:
-            _add_to(rows := model.model_copy(), _without_fold(model.fold_column, fold))
+        model, settings = self.study.settings.models[name], self.study.settings
         trainer = self.study.model_trainer(name, self.learned)
-        title = f"model-{name}" if fold is None else f"model-{name}-fold-{fold}"
-        if model.recipe is None:
-            recipe = self._of_pool(title, rows, trainer, model.export)
-        else:
-            path = self.study.base / model.recipe
-            data = copy.deepcopy(dict(load_recipe(path, model.set).resolved))
-            _set_filters(data, [rows])
-            _require_usable(data, model.export)
-            recipe = self._parsed(data, title, trainer.columns, model.export)
-        _refuse_truth(recipe, trainer, label, self.study.settings.labels)
-        if fold is not None:
-            _check_folds(recipe, label, model.folds, model.fold_column)
+        recipe = self._learning(model, f"model-{name}", f"the model {name}", trainer, fold)
+        _refuse_truth(recipe, trainer, f"the model {name}", settings.labels)
         return recipe
 
     def fold(self, name: str, scorer: Scorer, fold: int) -> Recipe:
         """Return the recipe of what the scorer of one fold trains on: all other folds."""
-        _add_to(rows := scorer.model_copy(), _without_fold(scorer.fold_column, fold))
         trainer = self.study.changed_trainer(scorer)
-        recipe = self._of_pool(f"{name}-fold-{fold}", rows, trainer)
+        recipe = self._learning(scorer, name, f"the scorer {name}", trainer, fold)
         _refuse_truth(recipe, trainer, f"the scorer {name}")
-        _check_folds(recipe, f"the scorer {name}", scorer.folds, scorer.fold_column)
+        return recipe
+
+    def _learning(
+        self, learner: Learned | Scorer, title: str, label: str, trainer: Trainer, fold: int | None
+    ) -> Recipe:
+        """Return the recipe of what is learned from before the arms: without one fold, if any."""
+        rows: Rows = learner
+        if fold is not None:
+            # A row without a fold trains no model, so that whichever judges it never saw it.
+            expression = f'{learner.fold_column} != "{fold}"'
+            rule = {"use": "where", "expression": expression, "on_null": "drop"}
+            added = {**learner.add, f"not_fold_{fold}": rule}
+            rows, title = learner.model_copy(update={"add": added}), f"{title}-fold-{fold}"
+        export = learner.export if isinstance(learner, Learned) else {}
+        if learner.recipe is None:
+            recipe = self._of_pool(title, rows, trainer, export)
+        else:
+            path = self.study.base / learner.recipe
+            data = copy.deepcopy(dict(load_recipe(path, learner.set).resolved))
+            _set_filters(data, [rows])
+            _require_usable(data, export)
+            recipe = self._parsed(data, title, trainer.columns, export)
+        if fold is not None:
+            _check_folds(recipe, label, learner.folds, learner.fold_column)
         return recipe
 
     def evaluation(self, name: str) -> Recipe:
@@ -197,19 +206,6 @@ def _made_of_truth(recipe: Recipe, labels: frozenset[str]) -> set[str]:
         if any(_is_truth(c, labels) or c in derived for c in read):
             derived |= set(entry.stage.writes.names)
     return derived
-
-
-def _without_fold(column: str, fold: int) -> dict[str, Any]:
-    """Return the filter of all folds but one.
-
-    A row without a fold trains no model, so that whichever judges it never saw it.
-    """
-    rule = {"use": "where", "expression": f'{column} != "{fold}"', "on_null": "drop"}
-    return {f"not_fold_{fold}": rule}
-
-
-def _add_to(rows: Rows, filters: Mapping[str, Any]) -> None:
-    rows.add = {**rows.add, **filters}
 
 
 def _check_folds(recipe: Recipe, label: str, folds: int, column: str) -> None:

@@ -5,14 +5,14 @@ None of it is a result. It says what the arms were made of.
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from collections.abc import Iterable, Sequence
+import tempfile
+from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from winnow.contracts.errors import SetupError
+from winnow.pipeline.draw import MEMORY_LIMIT
 from winnow.pipeline.recipe import Recipe
 from winnow.pipeline.storage import Storage
 from winnow.pipeline.trial import Exported
@@ -28,37 +28,47 @@ def describe(
     recipe: the one that exported it. columns: means of these. choices: the column with several
     captions a row, where the trainer reads one.
     """
-    texts = [getattr(entry.exporter, "text", None) for entry in recipe.exports]
     found = {f"mean {name}": value for name, value in means(storage, data, columns).items()}
-    for column in [choices or next((t for t in texts if t), None)]:
-        found |= variety(captions(storage, data, column)) if column else {}
-    return found
+    texts = [getattr(entry.exporter, "text", None) for entry in recipe.exports]
+    column = choices or next((text for text in texts if text), None)
+    return found | (variety(storage, data, column) if column else {})
 
 
-def variety(texts: Iterable[str]) -> Described:
-    """Return how many different captions there are, and their entropy in bits.
+def variety(storage: Storage, data: Exported, column: str) -> Described:
+    """Return how many different captions an export has, and their entropy in bits.
 
-    Entropy of the distribution of whole captions (Shannon 1948): at most log2 of their number,
-    lower where captions repeat.
+    ``column``: texts, or lists of texts. Entropy of the distribution of whole captions (Shannon
+    1948): at most log2 of their number, lower where captions repeat. The captions go through DuckDB
+    batch by batch; the driver holds none of them.
     """
-    counts = Counter(texts)
-    total = sum(counts.values())
-    shares = [n / total for n in counts.values()]
-    return {
-        "unique captions": float(len(counts)),
-        "caption entropy (bits)": -sum(p * math.log2(p) for p in shares) + 0.0 if total else None,
-    }
+    import duckdb
 
-
-def captions(storage: Storage, data: Exported, column: str) -> list[str]:
-    """Return the captions of an export, from a column of texts or of lists of texts."""
     file = storage.parquet(f"{data.folder}/manifest.parquet")
     if column not in file.schema_arrow.names:
-        return []
-    values = file.read(columns=[column])[column].combine_chunks()
-    if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
-        values = pc.list_flatten(values)
-    return [text for text in values.to_pylist() if text]
+        return {"unique captions": 0.0, "caption entropy (bits)": None}
+    field = file.schema_arrow.field(column)
+    many = pa.types.is_list(field.type) or pa.types.is_large_list(field.type)
+    texts = pa.RecordBatchReader.from_batches(
+        pa.schema([field.with_name("text")]),
+        (b.rename_columns(["text"]) for b in file.iter_batches(columns=[column])),
+    )
+    with (
+        tempfile.TemporaryDirectory() as spill,
+        duckdb.connect(
+            ":memory:", config={"memory_limit": MEMORY_LIMIT, "temp_directory": spill}
+        ) as database,
+    ):
+        database.register("rows", texts)
+        unique, bits = database.execute(
+            f"""
+            with texts as (select {"unnest(text)" if many else "text"} as text from rows),
+            counts as (select count(*) as n from texts where text <> '' group by text),
+            shares as (select n / sum(n) over () as p from counts)
+            select count(*), -sum(p * log2(p)) from shares
+            """
+        ).fetchone() or (0, None)
+    bits = None if bits is None else bits + 0.0  # a single caption has -0.0
+    return {"unique captions": float(unique), "caption entropy (bits)": bits}
 
 
 def check_described(storage: Storage, columns: Sequence[str], data: Exported) -> None:
