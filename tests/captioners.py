@@ -5,15 +5,12 @@ Weights are large enough that a picture changes what is said about it.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import torch
-from PIL import Image
 
 WORDS = ("a", "an", "the", "red", "green", "blue", "cat", "dog", "house", "tree", "is", "on")
 WORDS += ("near", "and", "two", "three", "small", "big")
@@ -23,19 +20,6 @@ TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %} ASSISTANT:{% endif %}"
 )
 SIDE = 32
-
-
-def picture(seed: int) -> Image.Image:
-    """A few large patches of colour."""
-    rng = np.random.default_rng(seed)
-    size = tuple(int(v) for v in rng.integers(20, 90, 2))
-    return Image.fromarray(rng.integers(0, 256, (4, 5, 3), np.uint8)).resize(size)
-
-
-def png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def batch(images: Sequence[bytes | None], uids: Sequence[bytes] | None = None) -> pa.RecordBatch:

@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from tests.captioners import blip, llava, picture
+from tests.captioners import blip, llava
+from tests.scored import picture
 from winnow.contracts.errors import SetupError
 from winnow.models.conversation import CAPTION_PROMPT
 from winnow.models.generation import Sampling

@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.captioners import batch, blip, llava, picture, png, projector
+from tests.captioners import batch, blip, llava, projector
+from tests.scored import picture, png
 from winnow.contracts.errors import RecipeError, SetupError, ShardError
 from winnow.contracts.identity import stable_hash64
 from winnow.contracts.media import MediaCaps

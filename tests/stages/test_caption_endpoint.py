@@ -22,7 +22,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.captioners import batch, picture, png
+from tests.captioners import batch
+from tests.scored import picture, png
 from winnow.contracts.errors import SetupError
 from winnow.contracts.identity import stable_hash64
 from winnow.contracts.media import MediaCaps

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import pickle
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.scored import annotate, picture, png
 from winnow.contracts.errors import RecipeError, SetupError
 from winnow.contracts.media import DecodedImage, MediaCaps, MediaFailure
 from winnow.contracts.parameters import result_parameters, validate
@@ -23,7 +23,6 @@ from winnow.contracts.registry import STAGES
 from winnow.contracts.stage import WorkerOptions
 from winnow.models.contrastive import build_network, save_model
 from winnow.models.tokenizer import trimmed_merges
-from winnow.stages._media import BatchMedia, MediaCache
 from winnow.stages.clip_score import ClipScore
 
 CAPTIONS = [
@@ -49,18 +48,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def _picture(seed: int) -> Image.Image:
-    rng = np.random.default_rng(seed)
-    size = tuple(int(v) for v in rng.integers(20, 90, 2))
-    return Image.fromarray(rng.integers(0, 256, (4, 5, 3), np.uint8)).resize(size)
-
-
-def _png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
-
-
 def _batch(images: list[bytes | None], texts: list[str | None]) -> pa.RecordBatch:
     columns = {
         "uid": pa.array([bytes([i]) * 16 for i in range(len(images))], pa.binary(16)),
@@ -70,19 +57,8 @@ def _batch(images: list[bytes | None], texts: list[str | None]) -> pa.RecordBatc
     return pa.RecordBatch.from_pydict(columns)
 
 
-def _annotate(
-    stage: ClipScore, state: Any, batch: pa.RecordBatch, caps: MediaCaps | None = None
-) -> pa.RecordBatch:
-    with MediaCache(1 << 24, 2) as cache:
-        media = BatchMedia(batch, caps=caps or MediaCaps(), cache=cache, first_row=0)
-        out = stage.annotate(batch, state, media)
-    assert out.schema == stage.writes
-    assert out.num_rows == batch.num_rows
-    return out
-
-
 def _six() -> pa.RecordBatch:
-    return _batch([_png(_picture(i)) for i in range(6)], list(CAPTIONS))
+    return _batch([png(picture(i)) for i in range(6)], list(CAPTIONS))
 
 
 def test_scores_equal_a_plain_open_clip_loop(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,12 +69,12 @@ def test_scores_equal_a_plain_open_clip_loop(folder: Path, monkeypatch: pytest.M
     expected, vectors = [], []
     with torch.no_grad():
         for seed, caption in enumerate(CAPTIONS):
-            image = network.encode_image(transform(_picture(seed))[None], normalize=True)[0]
+            image = network.encode_image(transform(picture(seed))[None], normalize=True)[0]
             text = network.encode_text(tokenizer([caption]), normalize=True)[0]
             expected.append(float(image @ text))
             vectors.append((image.numpy(), text.numpy()))
     stage = ClipScore(model=str(folder), batch_size=8, write_embeddings=True)
-    out = _annotate(stage, stage.setup(WorkerOptions()), _six())
+    out = annotate(stage, stage.setup(WorkerOptions()), _six())
     assert out.column("clip_score_error").null_count == 6
     np.testing.assert_allclose(out.column("clip_score").to_numpy(), expected, atol=1e-5)
     for row in range(6):
@@ -110,45 +86,45 @@ def test_scores_equal_a_plain_open_clip_loop(folder: Path, monkeypatch: pytest.M
 def test_neighbours_and_padding_do_not_change_a_bit(folder: Path) -> None:
     stage = ClipScore(model=str(folder), batch_size=8, write_embeddings=True)
     state = stage.setup(WorkerOptions())
-    whole = _annotate(stage, state, _six())
+    whole = annotate(stage, state, _six())
     images = _six().column("image").to_pylist()
     for row in range(6):
         lonely = _batch(
             [image if i == row else None for i, image in enumerate(images)], list(CAPTIONS)
         )
-        alone = _annotate(stage, state, lonely)
+        alone = annotate(stage, state, lonely)
         assert alone.slice(row, 1).equals(whole.slice(row, 1))
-        other = [_png(_picture(100 + i)) if i != row else images[row] for i in range(6)]
+        other = [png(picture(100 + i)) if i != row else images[row] for i in range(6)]
         texts = [f"other {i}" if i != row else CAPTIONS[row] for i in range(6)]
         assert (
-            _annotate(stage, state, _batch(other, texts)).slice(row, 1).equals(whole.slice(row, 1))
+            annotate(stage, state, _batch(other, texts)).slice(row, 1).equals(whole.slice(row, 1))
         )
-    short = _annotate(stage, state, _six().slice(0, 2))
+    short = annotate(stage, state, _six().slice(0, 2))
     assert short.equals(whole.slice(0, 2))
 
 
 def test_other_threads_do_not_change_a_bit(folder: Path) -> None:
     """Decode threads, the thread that calls, and what other stages told torch."""
     stage = ClipScore(model=str(folder), batch_size=64)
-    expected = _annotate(stage, stage.setup(WorkerOptions(decode_threads=1)), _six())
+    expected = annotate(stage, stage.setup(WorkerOptions(decode_threads=1)), _six())
     state = stage.setup(WorkerOptions(decode_threads=3))
     torch.set_num_threads(3)
     with ThreadPoolExecutor(3) as pool:
-        for out in pool.map(lambda _: _annotate(stage, state, _six()), range(6)):
+        for out in pool.map(lambda _: annotate(stage, state, _six()), range(6)):
             assert out.equals(expected)
-    assert _annotate(stage, state, _six()).equals(expected)
+    assert annotate(stage, state, _six()).equals(expected)
 
 
 def test_rows_that_cannot_be_scored_get_a_code(folder: Path) -> None:
-    good, broken = _png(_picture(1)), _png(_picture(2))[:60]
-    huge = _png(Image.new("1", (3000, 2000)))
+    good, broken = png(picture(1)), png(picture(2))[:60]
+    huge = png(Image.new("1", (3000, 2000)))
     batch = _batch(
         [good, None, broken, huge, good, good, None, b"<html>", good],
         ["a cat", "a cat", "a cat", "a cat", None, " \t\n", None, "a dog", "a cat"],
     )
     stage = ClipScore(model=str(folder), batch_size=16, write_embeddings=True)
     caps = MediaCaps(max_pixels=1_000_000)
-    out = _annotate(stage, stage.setup(WorkerOptions()), batch, caps)
+    out = annotate(stage, stage.setup(WorkerOptions()), batch, caps)
     assert out.column("clip_score_error").to_pylist() == [
         None, "missing", "undecodable", "too_large", "empty_text", "empty_text", "missing",
         "undecodable", None,
@@ -163,10 +139,10 @@ def test_rows_that_cannot_be_scored_get_a_code(folder: Path) -> None:
 def test_a_batch_of_nothing_but_failures_and_an_empty_one(folder: Path) -> None:
     stage = ClipScore(model=str(folder), batch_size=4, write_embeddings=True)
     state = stage.setup(WorkerOptions())
-    out = _annotate(stage, state, _batch([None, None], ["a", None]))
+    out = annotate(stage, state, _batch([None, None], ["a", None]))
     assert out.column("clip_score_error").to_pylist() == ["missing", "missing"]
     assert out.column("image_embedding").to_pylist() == [None, None]
-    assert _annotate(stage, state, _batch([], [])).num_rows == 0
+    assert annotate(stage, state, _batch([], [])).num_rows == 0
 
 
 def test_a_model_that_overflows_gives_no_score(folder: Path) -> None:
@@ -174,7 +150,7 @@ def test_a_model_that_overflows_gives_no_score(folder: Path) -> None:
     state = stage.setup(WorkerOptions())
     with torch.no_grad():
         state.model.network.visual.proj.fill_(float("inf"))
-    out = _annotate(stage, state, _batch([_png(_picture(0))], ["a cat"]))
+    out = annotate(stage, state, _batch([png(picture(0))], ["a cat"]))
     assert out.column("clip_score_error").to_pylist() == ["not_finite"]
     assert out.column("clip_score").to_pylist() == [None]
 
@@ -190,7 +166,7 @@ class _Media:
         image = Broken()
         image._mode, image._size = "L", (8, 8)
         yield DecodedImage(pixels=image, format="PNG")
-        yield DecodedImage(pixels=_picture(1), format="PNG")
+        yield DecodedImage(pixels=picture(1), format="PNG")
 
 
 def test_an_image_that_cannot_be_converted_costs_its_row(folder: Path) -> None:
@@ -205,8 +181,8 @@ def test_other_columns_can_be_scored(folder: Path) -> None:
     assert stage.reads.names == ["resized_image", "title"]
     batch = _six().rename_columns(["uid", "resized_image", "title"])
     plain = ClipScore(model=str(folder))
-    expected = _annotate(plain, plain.setup(WorkerOptions()), _six())
-    assert _annotate(stage, stage.setup(WorkerOptions()), batch).equals(expected)
+    expected = annotate(plain, plain.setup(WorkerOptions()), _six())
+    assert annotate(stage, stage.setup(WorkerOptions()), batch).equals(expected)
 
 
 def test_what_enters_the_fingerprint(folder: Path) -> None:
@@ -233,8 +209,8 @@ def test_two_models_fit_into_one_recipe(folder: Path) -> None:
     plain = ClipScore(model=str(folder), batch_size=8, write_embeddings=True)
     second = ClipScore(model=str(folder), batch_size=8, write_embeddings=True, column="second")
     assert second.writes.names == ["second", "image_embedding", "text_embedding", "second_error"]
-    expected = _annotate(plain, plain.setup(WorkerOptions()), _six())
-    found = _annotate(second, second.setup(WorkerOptions()), _six())
+    expected = annotate(plain, plain.setup(WorkerOptions()), _six())
+    found = annotate(second, second.setup(WorkerOptions()), _six())
     assert found.rename_columns(plain.writes.names).equals(expected)
 
 
@@ -273,10 +249,10 @@ def test_the_packaged_model_prefers_true_captions() -> None:
     stage = ClipScore(batch_size=64)
     state = stage.setup(WorkerOptions())
     described = [scene(424_242, i, SceneOptions()) for i in range(64)]
-    images = [_png(render(d, d.width, d.height)) for d in described]
+    images = [png(render(d, d.width, d.height)) for d in described]
     texts = [caption(d) for d in described]
-    true = _annotate(stage, state, _batch(images, texts)).column("clip_score").to_numpy()
-    swapped = _annotate(stage, state, _batch(images, texts[1:] + texts[:1]))
+    true = annotate(stage, state, _batch(images, texts)).column("clip_score").to_numpy()
+    swapped = annotate(stage, state, _batch(images, texts[1:] + texts[:1]))
     assert (true > swapped.column("clip_score").to_numpy()).mean() > 0.9
     from winnow.models.checkpoint import PACKAGED
 
@@ -290,7 +266,7 @@ def test_a_gpu_gives_the_cpus_scores(folder: Path, precision: Any, tolerance: fl
     scores = []
     for device, kind in (("cpu", "fp32"), ("cuda", precision)):
         stage = ClipScore(model=str(folder), device=device, precision=kind)  # type: ignore[arg-type]
-        out = _annotate(stage, stage.setup(WorkerOptions()), _six())
+        out = annotate(stage, stage.setup(WorkerOptions()), _six())
         scores.append(out.column("clip_score").to_numpy())
     np.testing.assert_allclose(scores[1], scores[0], atol=tolerance)
 
@@ -300,5 +276,5 @@ def test_a_gpu_gives_the_cpus_scores(folder: Path, precision: Any, tolerance: fl
 def test_neighbours_do_not_change_a_bit_on_a_gpu(folder: Path) -> None:
     stage = ClipScore(model=str(folder), batch_size=64, precision="bf16", device="cuda")
     state = stage.setup(WorkerOptions())
-    whole = _annotate(stage, state, _six())
-    assert _annotate(stage, state, _six().slice(0, 2)).equals(whole.slice(0, 2))
+    whole = annotate(stage, state, _six())
+    assert annotate(stage, state, _six().slice(0, 2)).equals(whole.slice(0, 2))

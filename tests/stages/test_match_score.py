@@ -3,7 +3,6 @@ neighbours."""
 
 from __future__ import annotations
 
-import io
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from PIL import Image
 
 from tests.matching_heads import save_head
+from tests.scored import annotate, picture, png
 from winnow.contracts.errors import RecipeError, SetupError
 from winnow.contracts.media import DecodedImage, MediaCaps, MediaFailure
 from winnow.contracts.parameters import result_parameters, validate
@@ -23,7 +23,6 @@ from winnow.contracts.registry import STAGES
 from winnow.contracts.stage import WorkerOptions
 from winnow.models.matching import load_matching
 from winnow.models.matching_files import find_matching
-from winnow.stages._media import BatchMedia, MediaCache
 from winnow.stages.match_score import MatchScore
 
 CAPTIONS = [
@@ -47,18 +46,6 @@ def state(folder: str) -> Any:
     return _stage(folder).setup(WorkerOptions())
 
 
-def _picture(seed: int) -> Image.Image:
-    rng = np.random.default_rng(seed)
-    size = tuple(int(v) for v in rng.integers(20, 90, 2))
-    return Image.fromarray(rng.integers(0, 256, (4, 5, 3), np.uint8)).resize(size)
-
-
-def _png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
-
-
 def _batch(images: list[bytes | None], texts: list[Any]) -> pa.RecordBatch:
     many = any(isinstance(text, list) for text in texts)
     columns = {
@@ -69,19 +56,8 @@ def _batch(images: list[bytes | None], texts: list[Any]) -> pa.RecordBatch:
     return pa.RecordBatch.from_pydict(columns)
 
 
-def _annotate(
-    stage: MatchScore, state: Any, batch: pa.RecordBatch, caps: MediaCaps | None = None
-) -> pa.RecordBatch:
-    with MediaCache(1 << 24, 2) as cache:
-        media = BatchMedia(batch, caps=caps or MediaCaps(), cache=cache, first_row=0)
-        out = stage.annotate(batch, state, media)
-    assert out.schema == stage.writes
-    assert out.num_rows == batch.num_rows
-    return out
-
-
 def _six() -> pa.RecordBatch:
-    return _batch([_png(_picture(i)) for i in range(6)], list(CAPTIONS))
+    return _batch([png(picture(i)) for i in range(6)], list(CAPTIONS))
 
 
 def _expected(folder: str, images: list[int], texts: list[str]) -> list[float]:
@@ -89,13 +65,13 @@ def _expected(folder: str, images: list[int], texts: list[str]) -> list[float]:
     model = load_matching(find_matching(folder))
     found = []
     for seed, text in zip(images, texts, strict=True):
-        features, mask = model.features([model.tower.pixels(_picture(seed))])
+        features, mask = model.features([model.tower.pixels(picture(seed))])
         found.append(float(model.probability(features, mask, [text])[0]))
     return found
 
 
 def test_scores_are_those_of_each_pair_alone(folder: str, state: Any) -> None:
-    out = _annotate(_stage(folder, num_tokens=40), state, _six())
+    out = annotate(_stage(folder, num_tokens=40), state, _six())
     assert out.column("match_score_error").null_count == 6
     scores = out.column("match_score").to_numpy()
     np.testing.assert_allclose(scores, _expected(folder, list(range(6)), CAPTIONS), atol=1e-5)
@@ -106,9 +82,9 @@ def test_scores_are_those_of_each_pair_alone(folder: str, state: Any) -> None:
 def test_many_captions_of_each_image(folder: str, state: Any) -> None:
     """More captions than a batch has room for; null and empty ones among them."""
     lists = [CAPTIONS, ["a cat", None, " \t", "a dog"], CAPTIONS[::-1], [], None, [None, ""]]
-    images = [_png(_picture(i)) for i in range(6)]
+    images = [png(picture(i)) for i in range(6)]
     stage = _stage(folder, many=True, num_tokens=40)
-    out = _annotate(stage, state, _batch(images, lists))
+    out = annotate(stage, state, _batch(images, lists))
     assert out.column("match_score_error").to_pylist() == [None] * 3 + ["empty_text"] * 3
     found = out.column("match_score").to_pylist()
     assert found[3:] == [None] * 3
@@ -120,39 +96,39 @@ def test_many_captions_of_each_image(folder: str, state: Any) -> None:
 
 def test_one_caption_in_a_list_is_one_caption(folder: str, state: Any) -> None:
     listed = _batch(_six().column("image").to_pylist(), [[c] for c in CAPTIONS])
-    many = _annotate(_stage(folder, many=True), state, listed).column("match_score")
-    plain = _annotate(_stage(folder), state, _six()).column("match_score")
+    many = annotate(_stage(folder, many=True), state, listed).column("match_score")
+    plain = annotate(_stage(folder), state, _six()).column("match_score")
     assert many.flatten().equals(plain)
 
 
 def test_neighbours_and_padding_do_not_change_a_bit(folder: str, state: Any) -> None:
     stage = _stage(folder)
-    whole = _annotate(stage, state, _six())
+    whole = annotate(stage, state, _six())
     images = _six().column("image").to_pylist()
     for row in range(6):
-        other = [_png(_picture(100 + i)) if i != row else images[row] for i in range(6)]
+        other = [png(picture(100 + i)) if i != row else images[row] for i in range(6)]
         texts = [f"other {i}" if i != row else CAPTIONS[row] for i in range(6)]
-        found = _annotate(stage, state, _batch(other, texts))
+        found = annotate(stage, state, _batch(other, texts))
         assert found.slice(row, 1).equals(whole.slice(row, 1))
-    assert _annotate(stage, state, _six().slice(0, 2)).equals(whole.slice(0, 2))
+    assert annotate(stage, state, _six().slice(0, 2)).equals(whole.slice(0, 2))
 
 
 def test_other_threads_do_not_change_a_bit(folder: str, state: Any) -> None:
     stage = _stage(folder)
-    expected = _annotate(stage, state, _six())
+    expected = annotate(stage, state, _six())
     torch.set_num_threads(3)
     again = _stage(folder).setup(WorkerOptions(decode_threads=1))
-    assert _annotate(stage, again, _six()).equals(expected)
+    assert annotate(stage, again, _six()).equals(expected)
 
 
 def test_rows_that_cannot_be_scored_get_a_code(folder: str, state: Any) -> None:
-    good, broken = _png(_picture(1)), _png(_picture(2))[:60]
-    huge = _png(Image.new("1", (3000, 2000)))
+    good, broken = png(picture(1)), png(picture(2))[:60]
+    huge = png(Image.new("1", (3000, 2000)))
     batch = _batch(
         [good, None, broken, huge, good, good, None, good],
         ["a cat", "a cat", "a cat", "a cat", None, " \t\n", None, "a cat"],
     )
-    out = _annotate(_stage(folder), state, batch, MediaCaps(max_pixels=1_000_000))
+    out = annotate(_stage(folder), state, batch, MediaCaps(max_pixels=1_000_000))
     assert out.column("match_score_error").to_pylist() == [
         None, "missing", "undecodable", "too_large", "empty_text", "empty_text", "missing", None,
     ]  # fmt: skip
@@ -163,9 +139,9 @@ def test_rows_that_cannot_be_scored_get_a_code(folder: str, state: Any) -> None:
 
 def test_a_batch_of_nothing_but_failures_and_an_empty_one(folder: str, state: Any) -> None:
     stage = _stage(folder)
-    out = _annotate(stage, state, _batch([None, None], ["a", None]))
+    out = annotate(stage, state, _batch([None, None], ["a", None]))
     assert out.column("match_score_error").to_pylist() == ["missing", "missing"]
-    assert _annotate(stage, state, _batch([], [])).num_rows == 0
+    assert annotate(stage, state, _batch([], [])).num_rows == 0
 
 
 def test_a_model_that_overflows_gives_no_score(folder: str) -> None:
@@ -173,7 +149,7 @@ def test_a_model_that_overflows_gives_no_score(folder: str) -> None:
     state = stage.setup(WorkerOptions())
     with torch.no_grad():
         state.model.first_stage.matching.weight.fill_(float("inf"))
-    out = _annotate(stage, state, _batch([_png(_picture(0))], [["a cat", "a dog"]]))
+    out = annotate(stage, state, _batch([png(picture(0))], [["a cat", "a dog"]]))
     assert out.column("match_score_error").to_pylist() == ["not_finite"]
     assert out.column("match_score").to_pylist() == [None]
 
@@ -189,7 +165,7 @@ class _Media:
         image = Broken()
         image._mode, image._size = "L", (8, 8)
         yield DecodedImage(pixels=image, format="PNG")
-        yield DecodedImage(pixels=_picture(1), format="PNG")
+        yield DecodedImage(pixels=picture(1), format="PNG")
 
 
 def test_an_image_that_cannot_be_converted_costs_its_row(folder: str, state: Any) -> None:
