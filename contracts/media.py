@@ -6,13 +6,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 if TYPE_CHECKING:
     from PIL import Image
 
-MediaFailure = Literal["missing", "too_large", "undecodable"]
-"""Why a row has no decoded media: null bytes, over the recipe's cap, or not decodable."""
+Samples = npt.NDArray[np.float32]
+
+MediaFailure = Literal[
+    "missing", "too_large", "undecodable", "too_long", "no_audio", "is_video", "not_finite"
+]
+"""Why a row has no decoded media: null bytes, over the recipe's cap, or not decodable.
+
+Of audio also: longer than the recipe's cap, by its header or as decoded; a file without an audio
+stream or without one sample; a file with moving pictures (a cover is none); a sample that is NaN or
+infinite.
+"""
 
 REDUCED_SIDE = 64
 """The ``min_side`` of ``Media.facts``; a stage that asks for the same shares its decode."""
@@ -72,6 +83,53 @@ class DecodedImage:
         return int((right - left) * self.scale), int((lower - upper) * self.scale)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecodedAudio:
+    """One decoded recording.
+
+    samples: float32 (channels, samples) as decoded; 1 is full scale of an integer format, and a
+        float format may exceed it.
+    sample_rate: in Hz.  codec, container: FFmpeg's names ("pcm_s16le", "mp3"; "wav", "ogg").
+    bit_rate: in bit/s, as the header has it; None where it has none.
+    header_duration_s: as the header says; None where it does not.
+    truncated: the file ends before its header says, or its last packets are damaged.
+    """
+
+    samples: Samples
+    sample_rate: int
+    codec: str
+    container: str
+    bit_rate: int | None = None
+    header_duration_s: float | None = None
+    truncated: bool = False
+
+    @property
+    def num_channels(self) -> int:
+        """Channels."""
+        return self.samples.shape[0]
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds that were decoded."""
+        return self.samples.shape[1] / self.sample_rate
+
+
+class AudioFeature(Protocol):
+    """What is computed of a waveform and shared by the stages of a pass: log-mel spectrograms.
+
+    A frozen, hashable value: two equal ones are computed once.
+    """
+
+    @property
+    def sample_rate(self) -> int:
+        """The rate, in Hz, of the waveform that ``compute`` takes."""
+        ...
+
+    def compute(self, samples_N: Samples) -> Samples:  # noqa: N803
+        """Return the feature of a mono waveform; any shape, float32."""
+        ...
+
+
 class Media(Protocol):
     """Decoded media of the batch that a stage is annotating."""
 
@@ -96,4 +154,27 @@ class Media(Protocol):
 
         Takes what the pass decodes for another stage; else decodes for ``REDUCED_SIDE``.
         """
+        ...
+
+    def audio(self, column: str = "audio") -> Iterator[DecodedAudio | MediaFailure]:
+        """Yield one decoded recording or failure code per row, in row order, as it was recorded.
+
+        Decodes and keeps as ``images`` does. Do not modify ``samples``.
+        """
+        ...
+
+    def waveforms(
+        self, column: str = "audio", *, sample_rate: int
+    ) -> Iterator[Samples | MediaFailure]:
+        """Yield mono waveforms, float32 (N,): the mean of the channels, resampled (soxr, HQ).
+
+        A recording of that rate and one channel is passed on as it is. The same for every stage of
+        the pass that asks for this rate.
+        """
+        ...
+
+    def features(
+        self, column: str = "audio", *, feature: AudioFeature
+    ) -> Iterator[Samples | MediaFailure]:
+        """Yield ``feature.compute`` of each row's waveform at ``feature.sample_rate``."""
         ...
