@@ -32,6 +32,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
+from debian_packages import unpacked
 from openclipart_metadata import Work, caption_of, read_work
 
 HOST = "openclipart.test"
@@ -127,28 +128,12 @@ def package_tree(scratch: Path) -> Iterator[Path]:
     if all((INSTALLED / kind).is_dir() for kind in ("png", "svg")):
         yield INSTALLED
         return
-    missing = [tool for tool in ("apt-get", "dpkg-deb") if shutil.which(tool) is None]
-    if missing:
-        msg = (
-            f"there is no {' and no '.join(missing)} here: the drawings come from the Debian "
-            f"packages {' and '.join(PACKAGES)}. Unpack them on any machine and say "
-            "--tree FOLDER, the folder that holds their png/ and svg/"
-        )
-        raise SystemExit(msg)
-    scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=scratch, prefix=".packages-") as folder:
-        unsandboxed = ["-o", "APT::Sandbox::User=root"] if os.geteuid() == 0 else []
-        done = subprocess.run(["apt-get", *unsandboxed, "download", *PACKAGES], cwd=folder)
-        if done.returncode:
-            msg = (
-                f"apt-get download {' '.join(PACKAGES)} failed (above); run `apt-get update` if "
-                "it does not know them, or say --tree FOLDER"
-            )
-            raise SystemExit(msg)
-        for deb in Path(folder).glob("*.deb"):
-            subprocess.run(["dpkg-deb", "-x", str(deb), folder], check=True)
-            deb.unlink()
-        yield Path(folder, "usr/share/openclipart")
+    otherwise = (
+        "Or unpack them on any machine and say --tree FOLDER, the folder that holds their png/ and "
+        "svg/"
+    )
+    with unpacked(PACKAGES, scratch, otherwise=otherwise) as folder:
+        yield folder / "usr/share/openclipart"
 
 
 class _Handler(http.server.SimpleHTTPRequestHandler):

@@ -34,7 +34,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 GAP = "modality_gap."
-MAX_GAP_PANELS = 6
+GAP_PANELS = (
+    *("centroid_distance", "relative_gap", "linear_separability", "alignment"),
+    *("image_uniformity", "text_uniformity"),
+)
+"""What is drawn of the gap; the other measures are in metrics.parquet."""
 
 
 def pictures(analysis: Analysis) -> list[Picture]:
@@ -165,7 +169,7 @@ def _cut(axis: Axes, contrasts: Sequence[Contrast]) -> None:
 def _gap(analysis: Analysis) -> Figure | None:
     """Draw a panel per measure of the gap, a line per arm that is no point of a curve."""
     results = analysis.results
-    metrics = [m for m in results.directions if m.startswith(GAP)][:MAX_GAP_PANELS]
+    metrics = [f"{GAP}{name}" for name in GAP_PANELS if f"{GAP}{name}" in results.directions]
     names = list(dict.fromkeys(a.name for a in _off_curve(analysis)))
     if not metrics or not names:
         return None
