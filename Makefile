@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .PHONY: help setup check test demo bench openclipart openclipart-demo tiny-checkpoint tiny-lm schema clean \
-	ablate-smoke
+	ablate-smoke sounds audio-demo
 
 help: ## Show the targets
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -38,6 +38,15 @@ openclipart: $(STAMP) ## Build a URL table and image folder from Debian's opencl
 openclipart-demo: openclipart ## Curate openclipart, train a CLIP on it, curate with that
 	$(BIN)/python benchmarks/openclipart.py demo --out data/openclipart
 
+sounds: $(STAMP) ## Build tables of recordings and pictures from Debian packages
+	$(BIN)/python benchmarks/sounds.py build --out data/sounds
+
+audio-demo: $(STAMP) ## Curate synthesised recordings, scored against what was done to them
+	$(BIN)/python benchmarks/sounds.py build --out data/sounds-demo --synthesised --sentences 100
+	$(BIN)/winnow run recipes/audio-text.yaml --workspace runs/audio-demo \
+		--set source.path=data/sounds-demo/audio.parquet
+	$(BIN)/python benchmarks/sounds.py score --workspace runs/audio-demo
+
 tiny-checkpoint: $(STAMP) ## Train the packaged tiny CLIP again
 	OMP_WAIT_POLICY=passive $(BIN)/python benchmarks/tiny_checkpoint.py
 
@@ -54,7 +63,7 @@ ablate-smoke: $(STAMP) ## Four small trials: tests the plumbing of ablations, cl
 clean: ## Remove the environment and what was built
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache
 
-bench: $(STAMP) ## Measure everything that is measured, against the named peers (about 15 minutes)
+bench: $(STAMP) ## Measure everything that is measured, against the named peers (about 40 minutes)
 	$(BIN)/python benchmarks/download.py
 	$(BIN)/python benchmarks/download_to_shard.py
 	$(BIN)/python benchmarks/perceptual_hash.py
@@ -65,4 +74,9 @@ bench: $(STAMP) ## Measure everything that is measured, against the named peers 
 	$(BIN)/python benchmarks/trainer.py
 	$(BIN)/python benchmarks/generation.py
 	$(BIN)/python benchmarks/caption.py
+	$(BIN)/python benchmarks/audio_stages.py
+	$(BIN)/python benchmarks/audio_quality.py
+	$(BIN)/python benchmarks/audio_duplicates.py
+	$(BIN)/python benchmarks/transcript.py --precisions int8
+	$(BIN)/python benchmarks/text_dedupe.py
 	$(BIN)/python benchmarks/gpu.py

@@ -21,8 +21,8 @@ MediaFailure = Literal[
 """Why a row has no decoded media: null bytes, over the recipe's cap, or not decodable.
 
 Of audio also: longer than the recipe's cap, by its header or as decoded; a file without an audio
-stream or without one sample; a file with moving pictures (a cover is none); a sample that is NaN or
-infinite.
+stream or that announces no sample; a file with moving pictures (a cover is none); a sample that is
+NaN, infinite or beyond 2^20 times full scale.
 """
 
 REDUCED_SIDE = 64
@@ -92,7 +92,7 @@ class DecodedAudio:
     sample_rate: in Hz.  codec, container: FFmpeg's names ("pcm_s16le", "mp3"; "wav", "ogg").
     bit_rate: in bit/s, as the header has it; None where it has none.
     header_duration_s: as the header says; None where it does not.
-    truncated: the file ends before its header says, or its last packets are damaged.
+    truncated: the file ends before its header says, or a part of it is damaged.
     """
 
     samples: Samples

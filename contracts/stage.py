@@ -82,8 +82,12 @@ class Stage(abc.ABC):
 
     @property
     def decodes_full_size(self) -> bool:
-        """Whether it may read images at full size: ``Media.facts`` then shares that decode."""
-        return any(pa.types.is_large_binary(field.type) for field in self.reads)
+        """Whether it may read images at full size: ``Media.facts`` then shares that decode.
+
+        A payload with "audio" in its name holds sound.
+        """
+        payloads = [f.name for f in self.reads if pa.types.is_large_binary(f.type)]
+        return any("audio" not in name for name in payloads)
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -26,6 +26,8 @@ from winnow.pipeline.shards import Shard
 from winnow.pipeline.storage import Storage
 from winnow.pipeline.work import State, library_versions
 
+SHOWN_ITEMS = 20
+
 
 def plan_lines(plan: Plan, state: State | None) -> Iterator[str]:
     """Yield the plan as text; with a state, what is cached and what will run."""
@@ -207,11 +209,19 @@ class RowStory:
 
 
 def readable(value: Any) -> str:
-    """Return a value as a person reads it: digests and uids in hex."""
+    """Return a value as a person reads it: digests and uids in hex, numbers with six digits, of a
+    long list its beginning."""
     if isinstance(value, bytes):
         return value.hex() if len(value) <= 32 else f"{value[:16].hex()}... ({len(value)} bytes)"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{name}: {readable(item)}' for name, item in value.items())}}}"
     if isinstance(value, list):
-        return f"[{', '.join(map(readable, value))}]"
+        shown = [readable(item) for item in value[:SHOWN_ITEMS]]
+        if len(value) > SHOWN_ITEMS:
+            shown.append(f"... ({len(value):,} in all)")
+        return f"[{', '.join(shown)}]"
     return repr(value)
 
 

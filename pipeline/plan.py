@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import math
+import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import pyarrow as pa
 
 from winnow.contracts.errors import RecipeError
+from winnow.contracts.exporter import Exporter
 from winnow.contracts.media import MEDIA_REF
 from winnow.contracts.stage import GlobalStage, Resources, Stage
 from winnow.filters import expr
 from winnow.filters.expr import Expr
-from winnow.filters.rules import PriorityCover, RandomRows, TopFraction
+from winnow.filters.rules import BalancedRows, PriorityCover, RandomRows, TopFraction
 from winnow.pipeline.arrow_files import is_payload
 from winnow.pipeline.columns import SOURCE, ColumnSet
 from winnow.pipeline.recipe import FilterEntry, Recipe, StageEntry
@@ -201,24 +204,66 @@ def _collision(key: str, name: str, origins: dict[str, str]) -> str:
 
 
 def _implied(recipe: Recipe, schema: pa.Schema, origins: dict[str, str]) -> list[FilterEntry]:
-    """has_media: payloads that are exported, or not derived from others, must be there."""
-    exported = {n for e in recipe.exports for n in e.exporter.payloads(schema)}
-    conditions: list[Expr] = []
-    for field in schema:
-        if not is_payload(field.type):
-            continue
-        writer = origins[field.name]
-        if writer == SOURCE:
-            reference = f"{field.name}_ref"
-            name = reference if reference in schema.names else field.name
-            conditions.append(~expr.col(name).is_null())
-            continue
-        stage = next(e.stage for e in recipe.stages if e.key == writer)
-        if field.name in exported or not any(is_payload(f.type) for f in stage.reads):
-            conditions.append(expr.col(stage.writes.names[-1]).is_null())
+    """has_media: payloads that are exported, or not derived from others, must be there.
+
+    Of the payloads that one export writes together, one must be there (``require: any``) or all;
+    with such an export, or where the source itself has several media, what nobody exports may be
+    missing. Nothing must be there where every export is of text alone.
+    """
+    groups = [(e.exporter.payloads(schema), _require(e.exporter)) for e in recipe.exports]
+    there = _presence(recipe, schema, origins)
+    asked = dict.fromkeys(name for names, _ in groups for name in names)
+    if groups and not asked:
+        return []
+    of_source = [name for name in there if origins[name] == SOURCE]
+    any_of = [names for names, require in groups if len(names) > 1 and require == "any"]
+    if not groups and len(of_source) > 1:
+        any_of = [of_source]
+    loose = len(of_source) > 1 or any(len(names) > 1 for names, _ in groups)
+    strict = [names for names, require in groups if len(names) == 1 or require == "all"]
+    needed = {name for names in strict for name in names}
+    if not loose:
+        needed |= {name for name in there if _is_root(name, recipe, origins)}
+    conditions = [condition for name, condition in there.items() if name in needed]
+    conditions += [
+        functools.reduce(operator.or_, (there[name] for name in names))
+        for names in any_of
+        if needed.isdisjoint(names)
+    ]
     if not conditions:
         return []
     return [FilterEntry(key=IMPLIED, rule=expr.all_of(*conditions), on_null="drop")]
+
+
+def _presence(recipe: Recipe, schema: pa.Schema, origins: dict[str, str]) -> dict[str, Expr]:
+    """Return for every payload the condition that says a row has it."""
+    conditions: dict[str, Expr] = {}
+    for field in schema:
+        if not is_payload(field.type):
+            continue
+        if origins[field.name] == SOURCE:
+            reference = f"{field.name}_ref"
+            name = reference if reference in schema.names else field.name
+            conditions[field.name] = ~expr.col(name).is_null()
+        else:
+            stage = _writer(field.name, recipe, origins)
+            conditions[field.name] = expr.col(stage.writes.names[-1]).is_null()
+    return conditions
+
+
+def _is_root(name: str, recipe: Recipe, origins: dict[str, str]) -> bool:
+    """Whether a payload is not derived from others."""
+    if origins[name] == SOURCE:
+        return True
+    return not any(is_payload(f.type) for f in _writer(name, recipe, origins).reads)
+
+
+def _writer(name: str, recipe: Recipe, origins: dict[str, str]) -> Stage | GlobalStage:
+    return next(e.stage for e in recipe.stages if e.key == origins[name])
+
+
+def _require(exporter: Exporter) -> str:
+    return str(getattr(exporter, "require", "all"))
 
 
 def _check_rule(entry: FilterEntry, schema: pa.Schema) -> list[str]:
@@ -236,11 +281,27 @@ def _check_rule(entry: FilterEntry, schema: pa.Schema) -> list[str]:
         kind = schema.field(entry.rule.column).type
         if not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
             return [f"{where}: {entry.rule.column} is {kind}, not a number"]
+    if isinstance(entry.rule, BalancedRows):
+        return [f"{where}: {problem}" for problem in _balance_mistakes(entry.rule, schema)]
     if isinstance(entry.rule, PriorityCover):
         kind = schema.field(entry.rule.neighbors).type
         if kind != pa.list_(pa.binary(16)):
             return [f"{where}: {entry.rule.neighbors} is {kind}, not a list of uids"]
     return []
+
+
+def _balance_mistakes(rule: BalancedRows, schema: pa.Schema) -> Iterable[str]:
+    for name in rule.by:
+        kind = schema.field(name).type
+        plain = kind.value_type if pa.types.is_dictionary(kind) else kind
+        kinds = (pa.types.is_string, pa.types.is_integer, pa.types.is_boolean)
+        if not any(is_kind(plain) for is_kind in kinds):
+            yield f"{name} is {kind}; balance by texts, integers or booleans"
+    for name, condition in rule.present:
+        try:
+            expr.check(condition, schema)
+        except RecipeError as error:
+            yield f"present.{name}: {error.message}"
 
 
 def _check_covers_last(filters: Iterable[FilterEntry]) -> list[str]:
@@ -255,7 +316,7 @@ def _check_covers_last(filters: Iterable[FilterEntry]) -> list[str]:
                 said = f"filters.{entry.key} comes after filters.{seen}: a recipe has one of them"
                 return [said]
             seen = entry.key
-        elif seen is not None and not isinstance(entry.rule, RandomRows):
+        elif seen is not None and not isinstance(entry.rule, RandomRows | BalancedRows):
             return [
                 f"filters.{entry.key} comes after filters.{seen}: put {seen} last, or a duplicate "
                 f"is dropped for a row that {entry.key} drops too"

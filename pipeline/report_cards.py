@@ -1,11 +1,11 @@
-"""Rows as cards: a small picture where there is one, the caption, the uid, the values."""
+"""Rows as cards: a small picture, a sound to listen to, the caption, the uid, the values."""
 
 from __future__ import annotations
 
 import base64
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,22 +21,40 @@ from winnow.pipeline.report_views import FilterView, Measure, Panel, format_numb
 
 CAPTION = "text"
 CAPTION_CHARACTERS = 180
+TEXT_CHARACTERS = 400
+"""Of a row that has no media: its text is all there is to look at."""
 PICTURE_BUDGET = 3_000_000
 """Characters of pictures in one report."""
+SOUND_BUDGET = 1_200_000
+"""Characters of sounds in one report."""
 PAYLOAD_ROWS = 16
-NOT_PICTURES = 24
-"""A payload column whose first so many values are no pictures is not looked at any more."""
+NOT_MEDIA = 24
+"""A payload column whose first so many values are no media is not looked at any more."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sound:
+    """A recording: data URIs of its spectrum and of its first seconds, and its length."""
+
+    picture: str
+    clip: str | None
+    length: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Card:
-    """One row to look at. picture: a data URI. note: what else became of the row."""
+    """One row to look at. picture: a data URI. note: what else became of the row.
+
+    text: whether the caption is all there is of the row.
+    """
 
     uid: str
     caption: str | None
     values: tuple[tuple[str, str], ...] = ()
     picture: str | None = None
     note: str = ""
+    sound: Sound | None = None
+    text: bool = False
 
 
 def caption_column(plan: Plan) -> str | None:
@@ -60,7 +78,8 @@ class CardMaker:
         self._columns = sorted(columns | ({self._caption} if self._caption else set()))
         self._payloads = [f.name for f in plan.schema if is_payload(f.type)]
         self._refusals = dict.fromkeys(self._payloads, 0)
-        self._budget = PICTURE_BUDGET
+        self._budget, self._sound_budget = PICTURE_BUDGET, SOUND_BUDGET
+        self._sounds: dict[Place, Sound] = {}
         self._row: dict[Place, int] = {}
         self._pictures: dict[Place, str] = {}
         self._values: dict[int, list[str]] = {}
@@ -92,18 +111,34 @@ class CardMaker:
 
     def _make(self, place: Place, values: Iterable[tuple[str, str]], note: str) -> Card:
         caption = self._cell(place, self._caption) if self._caption else None
-        picture = self._pictures.get(place)
+        picture, sound = self._pictures.get(place), self._sounds.get(place)
+        left_out = "left out: the report would be too large"
         if picture is not None:
             self._budget -= len(picture)
             if self._budget < 0:
-                picture, note = None, note or "picture left out: the report would be too large"
+                picture, note = None, note or f"picture {left_out}"
+        if sound is not None:
+            self._budget -= len(sound.picture)
+            sound = self._affordable(sound)
+            if self._budget < 0:
+                sound, note = None, note or f"sound {left_out}"
+        limit = CAPTION_CHARACTERS if self._payloads else TEXT_CHARACTERS
         return Card(
             uid=self._cell(place, "uid").hex(),
-            caption=None if caption is None else plain(caption, CAPTION_CHARACTERS),
+            caption=None if caption is None else plain(caption, limit),
             values=tuple(values),
             picture=picture,
             note=note,
+            sound=sound,
+            text=not self._payloads,
         )
+
+    def _affordable(self, sound: Sound) -> Sound:
+        """Return the sound, without its clip once the clips of the page are enough."""
+        if sound.clip is not None and len(sound.clip) > self._sound_budget:
+            return replace(sound, clip=None)
+        self._sound_budget -= len(sound.clip or "")
+        return sound
 
     def _cell(self, place: Place, name: str) -> Any:
         return self._table.column(name)[self._row[place]].as_py()
@@ -136,24 +171,50 @@ class CardMaker:
         for name in self._errors:
             crashed |= np.array([e == CRASHED_WORKER for e in table.column(name).to_pylist()])
         for name in self._payloads:
-            left = [p for p in rows[~crashed].tolist() if Place(number, p) not in self._pictures]
+            left = rows[~crashed].tolist()
             for start in range(0, len(left), PAYLOAD_ROWS):
-                if self._refusals[name] >= NOT_PICTURES:
+                if self._refusals[name] >= NOT_MEDIA:
                     break
                 part = np.array(left[start : start + PAYLOAD_ROWS])
                 self._look(number, name, part, reader.take([name], part).column(name))
         return table
 
     def _look(self, number: int, name: str, rows: np.ndarray, data: pa.ChunkedArray) -> None:
-        from winnow.stages._thumbnail import thumbnail
-
+        """Keep the first picture and the first sound of each row."""
         for position, value in zip(rows.tolist(), data, strict=True):
             if not value.is_valid:
                 continue
-            picture = thumbnail(value.as_py())
-            if picture is not None:
-                uri = "data:image/jpeg;base64," + base64.b64encode(picture).decode()
-                self._pictures[Place(number, position)] = uri
-                self._refusals[name] = -(10**9)
+            place, payload = Place(number, position), value.as_py()
+            if (picture := _picture(payload)) is not None:
+                self._pictures.setdefault(place, picture)
+            elif (sound := _sound(payload)) is not None:
+                self._sounds.setdefault(place, sound)
             else:
                 self._refusals[name] += 1
+                continue
+            self._refusals[name] = -(10**9)
+
+
+def _picture(data: bytes) -> str | None:
+    from winnow.stages._thumbnail import thumbnail
+
+    picture = thumbnail(data)
+    return None if picture is None else _uri("image/jpeg", picture)
+
+
+def _sound(data: bytes) -> Sound | None:
+    from winnow.stages._sound_card import sound_card
+
+    card = sound_card(data)
+    if card is None:
+        return None
+    length = f"{card.duration_s:.1f} s"
+    if card.duration_s >= 60:
+        length = f"{int(card.duration_s // 60)} min {card.duration_s % 60:.0f} s"
+    return Sound(
+        picture=_uri("image/jpeg", card.picture), clip=_uri("audio/mpeg", card.clip), length=length
+    )
+
+
+def _uri(kind: str, data: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"

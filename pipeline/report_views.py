@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ import pyarrow.compute as pc
 
 from winnow.filters import expr
 from winnow.filters.expr import Column, Compare, Constant, Expr, IsIn, IsNull, Logic, Not
-from winnow.filters.rules import PriorityCover, RandomRows, TopFraction
+from winnow.filters.rules import BalancedRows, PriorityCover, RandomRows, TopFraction
+from winnow.pipeline.draw import groups_of
 from winnow.pipeline.plan import Plan
 from winnow.pipeline.recipe import FilterEntry
 
@@ -163,6 +165,8 @@ def _panels(entry: FilterEntry, rule_text: str, schema: pa.Schema) -> list[Panel
         return [_lengths(rule.neighbors)]
     if isinstance(rule, RandomRows):
         return []
+    if isinstance(rule, BalancedRows):
+        return [Category(label="group", read=functools.partial(groups_of, rule))]
     collector = _Collector(schema)
     collector.walk(rule, negated=False)
     return collector.panels()

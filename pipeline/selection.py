@@ -18,10 +18,10 @@ import pyarrow.compute as pc
 from winnow.contracts.errors import ShardError
 from winnow.filters import expr
 from winnow.filters.expr import Expr
-from winnow.filters.rules import PriorityCover, RandomRows, TopFraction
+from winnow.filters.rules import BalancedRows, PriorityCover, RandomRows, TopFraction
 from winnow.pipeline.arrow_files import UID, ShardWriter
 from winnow.pipeline.columns import ColumnSet, Patches, ShardReader
-from winnow.pipeline.draw import RandomDraw, as_share, hashes_of
+from winnow.pipeline.draw import BalancedDraw, RandomDraw
 from winnow.pipeline.fingerprint import digest
 from winnow.pipeline.ledger_values import json_objects
 from winnow.pipeline.recipe import FilterEntry
@@ -122,7 +122,7 @@ class _Selector:
         known = {n for s in unit.sets for n in s.schema.names}
         self._has_repeats = REPEATED in known
         self._thresholds: dict[int, float | None] = {}
-        self._draws: dict[int, RandomDraw] = {}
+        self._draws: dict[int, RandomDraw | BalancedDraw] = {}
         self._cover: Any = None
         self._cover_index: int | None = None
 
@@ -130,7 +130,7 @@ class _Selector:
         for index, entry in enumerate(self._unit.filters):
             if isinstance(entry.rule, TopFraction):
                 self._thresholds[index] = self._rank(index, entry.rule)
-            elif isinstance(entry.rule, RandomRows):
+            elif isinstance(entry.rule, RandomRows | BalancedRows):
                 self._draws[index] = self._drawn(index, entry.rule)
             elif isinstance(entry.rule, PriorityCover):
                 self._cover_index = index
@@ -193,7 +193,7 @@ class _Selector:
                 values = expr.evaluate(entry.rule, table)
             elif isinstance(entry.rule, TopFraction):
                 values = self._in_top(index, entry.rule, table)
-            elif isinstance(entry.rule, RandomRows):
+            elif isinstance(entry.rule, RandomRows | BalancedRows):
                 masks.refused.append(~self._draws[index].kept(number, table))
                 masks.null.append(np.zeros(table.num_rows, bool))
                 continue
@@ -248,8 +248,12 @@ class _Selector:
             state.accumulate(number, table, self._survivors(number, table, index))
         return state
 
-    def _drawn(self, index: int, rule: RandomRows) -> RandomDraw:
-        draw = RandomDraw(rule, self._scratch)
+    def _drawn(self, index: int, rule: RandomRows | BalancedRows) -> RandomDraw | BalancedDraw:
+        draw: RandomDraw | BalancedDraw
+        if isinstance(rule, BalancedRows):
+            draw = BalancedDraw(rule, self._scratch)
+        else:
+            draw = RandomDraw(rule, self._scratch)
         for number, (_, table) in enumerate(self._tables()):
             draw.accumulate(number, table, self._survivors(number, table, index))
         draw.finish()
@@ -291,7 +295,9 @@ class _Selector:
         for number, entry in enumerate(self._unit.filters):
             at = np.flatnonzero(reason == number)
             if len(at):
-                values.append(_as_json(table, entry, at))
+                draw = self._draws.get(number)
+                found = pa.array(draw.reasons(table.take(pa.array(at)))) if draw else None
+                values.append(_as_json(table, entry, at) if found is None else found)
                 place[at] = np.arange(end, end + len(at))
                 end += len(at)
         originals = pa.nulls(len(reason), pa.binary(16))
@@ -315,7 +321,7 @@ class _Selector:
         rule = self._unit.filters[index].rule
         if isinstance(rule, TopFraction):
             return f"{rule.column} >= {self._thresholds.get(index)} ({rule})"
-        if isinstance(rule, RandomRows):
+        if isinstance(rule, RandomRows | BalancedRows):
             return self._draws[index].threshold()
         return str(rule)
 
@@ -337,10 +343,6 @@ class _Selector:
 
 def _as_json(table: pa.Table, entry: FilterEntry, at: np.ndarray) -> pa.Array:
     """Return the values that a rule looked at, as JSON objects."""
-    if isinstance(entry.rule, RandomRows):
-        hashes = hashes_of(entry.rule, table.take(pa.array(at)))
-        texts = [json.dumps({"draw": as_share(value)}) for value in hashes.tolist()]
-        return pa.array(texts, pa.string())
     if isinstance(entry.rule, PriorityCover):
         names = [name for name, _ in entry.rule.prefer]
     else:

@@ -7,7 +7,7 @@ import io
 from PIL import Image
 
 from winnow.contracts.media import MediaCaps
-from winnow.stages import _media
+from winnow.stages import _media_images
 
 SIDE = 132
 MAX_PIXELS = MediaCaps().max_pixels
@@ -21,22 +21,22 @@ def thumbnail(data: bytes, side: int = SIDE, max_pixels: int = MAX_PIXELS) -> by
     than ``max_pixels``; never raises for the content of ``data``.
     Cost: a JPEG is decoded at the scale (1/2, 1/4, 1/8) that is still large enough.
     """
-    with _media.quiet_pillow():
+    with _media_images.quiet_pillow():
         try:
             return _thumbnail(data, side, max_pixels)
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
             return None
-        except _media.HOSTILE_INPUT:
+        except _media_images.HOSTILE_INPUT:
             return None
 
 
 def _thumbnail(data: bytes, side: int, max_pixels: int) -> bytes | None:
-    image = Image.open(io.BytesIO(data), formats=_media._READABLE)
+    image = Image.open(io.BytesIO(data), formats=_media_images._READABLE)
     if image.width * image.height > max_pixels:
         return None
     if image.format in ("JPEG", "MPO"):
         image.draft("RGB", (2 * side, 2 * side))
-    orientation = 1 if image.format == "TIFF" else _media._orientation(image)
+    orientation = 1 if image.format == "TIFF" else _media_images._orientation(image)
     image.load()
     if image.width * image.height > max_pixels:
         return None
@@ -47,7 +47,7 @@ def _thumbnail(data: bytes, side: int, max_pixels: int) -> bytes | None:
         white.alpha_composite(small)
         small = white.convert("RGB")
     if orientation != 1:
-        small = small.transpose(_media._UPRIGHT[orientation])
+        small = small.transpose(_media_images._UPRIGHT[orientation])
     out = io.BytesIO()
     small.save(out, "JPEG", quality=76, optimize=True)
     return out.getvalue()

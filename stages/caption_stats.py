@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -17,29 +16,12 @@ from winnow.contracts.parameters import result
 from winnow.contracts.registry import register_stage
 from winnow.contracts.stage import Stage
 from winnow.stages._text_shapes import is_email, is_file_name, is_url
+from winnow.stages._words import split_words as split_words
 
 MAX_CHARACTERS = 10_000
 """Ratios look at the beginning of a longer caption; counts are of all of it."""
 
 _BLANK = " \t\r\n\v\f\0"
-# Han, kana and their extensions: each such character is a word of its own, as word processors
-# count. Their punctuation and the ideographic space only separate.
-_NO_SPACES = re.compile(
-    "[\u3041-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f"
-    "\U00020000-\U0003ffff]"
-)
-_THEIR_PUNCTUATION = re.compile("[\u3000-\u3004\u3008-\u3020\u30fb\uff01-\uff0f\uff1a-\uff20]")
-
-
-def split_words(text: str) -> list[str]:
-    """Return the words: ``str.split``, and every Han or kana character by itself.
-
-    Text without such characters gives exactly ``text.split()``, DataComp's words. Thai, Lao, Khmer
-    and Burmese write no spaces either: a run of them is one word.
-    """
-    if text.isascii() or not _NO_SPACES.search(text):
-        return text.split()
-    return _NO_SPACES.sub(r" \g<0> ", _THEIR_PUNCTUATION.sub(" ", text)).split()
 
 
 def alphanumeric_ratio(text: str) -> float:
@@ -109,7 +91,8 @@ class CaptionStats(Stage):
     """Measure each caption.
 
     Reads:   text: string; null = no caption.
-    Writes:  num_words: int32, words by spaces, and each Han or kana character (see split_words).
+    Writes:  num_words: int32, words by spaces, and each Han or kana character (see
+             winnow.stages._words).
              num_characters: int32, Unicode code points.
              alphanumeric_ratio: float32 in [0, 1], letters and digits among all characters.
              word_repetition_ratio: float32 in [0, 1], share of the runs of ``word_ngram`` words

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import re
 import sys
@@ -12,11 +13,12 @@ import pyarrow as pa
 
 from winnow.contracts.errors import RecipeError, SetupError
 from winnow.contracts.media import Media
-from winnow.contracts.parameters import effort, result
+from winnow.contracts.parameters import effort, later, result
 from winnow.contracts.registry import register_stage
 from winnow.contracts.stage import Stage, WorkerOptions
 from winnow.stages._fetch import (
     TRANSIENT_CODES,
+    Fetched,
     FetchFailure,
     FetchPolicy,
     FetchWorker,
@@ -78,6 +80,7 @@ class Download(Stage):
         incomplete         * the body ended early
         empty                no body
         not_media            the body does not begin as a file of this modality (an HTML page)
+        too_long             media="audio" only: its header says more than max_duration_s
         download_failed      engine img2dataset only: an error text that fits none of these
 
     engine="img2dataset" downloads with that package's own code (extra ``img2dataset``), which
@@ -87,7 +90,9 @@ class Download(Stage):
 
     media: modality. url_column: where the URL is.
     timeout_s: deadline in seconds for all of a row's requests together.
-    max_bytes: cap on a body. max_redirects: hops followed.
+    max_bytes: cap on a body. max_duration_s: cap on a recording, in seconds as its header says;
+    null = none. A header that says nothing passes: what is decoded has the recipe's own cap.
+    max_redirects: hops followed.
     concurrency, per_host: requests at once, in all and to one host, of each worker. Workers do not
     know of each other: with N of them a host may see N x per_host. `winnow run --workers N` caps
     them; a crawl that must be gentler sets per_host to its limit divided by N.
@@ -116,6 +121,7 @@ class Download(Stage):
     concurrency: int = effort(128)
     per_host: int = effort(8)
     retries: int = effort(2)
+    max_duration_s: float | None = later(None)
 
     def __post_init__(self) -> None:
         _require(0 < self.timeout_s <= 3600, "timeout_s", self.timeout_s, "above 0, at most 3600")
@@ -131,6 +137,9 @@ class Download(Stage):
             self.user_agent,
             'printable ASCII that begins with a name, for example "winnow-data/0.1 (+your page)"',
         )
+        if self.max_duration_s is not None:
+            _require(self.max_duration_s > 0, "max_duration_s", self.max_duration_s, "above 0")
+            _require(self.media == "audio", "media", self.media, "'audio' with max_duration_s")
         for directive in self.opt_out:
             _require(directive in OPT_OUTS, "opt_out", directive, "among " + ", ".join(OPT_OUTS))
         if self.engine == "img2dataset":
@@ -225,6 +234,8 @@ class Download(Stage):
 
     def annotate(self, batch: pa.RecordBatch, state: Downloader, media: Media) -> pa.RecordBatch:
         rows = state.fetch_all(_texts(batch.column(self.url_column)))
+        if self.max_duration_s is not None:
+            rows = [_within(row, self.max_duration_s) for row in rows]
         columns = [
             pa.array([row.body for row in rows], pa.large_binary()),
             pa.array([row.status for row in rows], pa.int16()),
@@ -232,6 +243,15 @@ class Download(Stage):
             pa.array([row.error for row in rows], pa.string()),
         ]
         return pa.RecordBatch.from_arrays(columns, schema=self.writes)
+
+
+def _within(row: Fetched, max_duration_s: float) -> Fetched:
+    """Return the row, without its body where the header says that it is too long."""
+    from winnow.stages._audio import header_duration_s
+
+    if row.body is None or (header_duration_s(row.body) or 0.0) <= max_duration_s:
+        return row
+    return dataclasses.replace(row, body=None, error="too_long")
 
 
 def _texts(column: pa.Array) -> list[str | None]:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from winnow.stages.dedupe._columns import Octets, fixed_binary
-from winnow.stages.dedupe._hamming import Indices, Pairs, expand
+from winnow.stages.dedupe._hamming import Indices, expand
+
+Distances = npt.NDArray[Any]
+"""Of any numeric type, 0 for equal items; the list of distances has that type."""
 
 
 class NeighborLists:
@@ -17,7 +22,9 @@ class NeighborLists:
     groups: for every item the least item of its group.  pairs: between such least items, each once.
     """
 
-    def __init__(self, uids: Octets, groups: Indices, pairs: Pairs) -> None:
+    def __init__(
+        self, uids: Octets, groups: Indices, pairs: tuple[Indices, Indices, Distances]
+    ) -> None:
         self._uids, self._groups = uids, groups
         left, right, distances = pairs
         sources, targets = np.concatenate((left, right)), np.concatenate((right, left))
@@ -50,7 +57,7 @@ class NeighborLists:
         np.cumsum(np.bincount(row, minlength=len(null)), out=offsets[1:])
         bounds = pa.array(offsets.astype(np.int32))
         mask = pa.array(null)
-        for values in (fixed_binary(self._uids[entry]), pa.array(distance, pa.uint8())):
+        for values in (fixed_binary(self._uids[entry]), pa.array(distance)):
             yield pa.ListArray.from_arrays(bounds, values, mask=mask)
         group = np.zeros((len(null), self._uids.shape[1]), np.uint8)
         group[rows] = self._uids[self._groups[items]]
@@ -58,7 +65,7 @@ class NeighborLists:
         alone[rows] = np.diff(self._member_starts)[self._groups[items]] < 2
         yield fixed_binary(group, null=alone)
 
-    def _entries(self, rows: Indices, items: Indices) -> tuple[Indices, Indices, Octets]:
+    def _entries(self, rows: Indices, items: Indices) -> tuple[Indices, Indices, Distances]:
         """Return (row, item listed, distance) in order of row and item."""
         groups = self._groups[items]
         degrees = self._starts[groups + 1] - self._starts[groups]
@@ -71,7 +78,7 @@ class NeighborLists:
             (np.repeat(rows, degrees), np.repeat(rows[least], sizes[least]), rows[~least])
         )
         entry = np.concatenate((self._targets[near], self._members[others], groups[~least]))
-        distance = np.zeros(len(row), np.uint8)
+        distance = np.zeros(len(row), self._distances.dtype)
         distance[: len(near)] = self._distances[near]
         order = np.lexsort((entry, row))
         return row[order], entry[order], distance[order]

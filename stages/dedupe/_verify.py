@@ -2,7 +2,8 @@
 
 A *signature* is what the comparison sees of an image: its hash, whether it has low information, and
 its 8x8 RGB thumbnail. Images of one signature are neighbours of each other and of the same others,
-so each signature is compared once, however many images have it.
+so each signature is compared once, however many images have it. Recordings go through the same
+join with another comparison (``_verify_audio.py``).
 
 Thousands of flat images may share a hash. Their pairs are not enumerated: two thumbnails can only
 be close if their sums are (``Closeness.window``), so a window in the order of sums holds every
@@ -14,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +28,39 @@ _SUM_BITS = 16
 _BLOCK = 1 << 16
 Octets = npt.NDArray[np.uint8]
 Flags = npt.NDArray[np.bool_]
+
+
+class Comparison(Protocol):
+    """When two thumbnails are close; ``sums`` are what is known of a thumbnail without reading it.
+
+    Their total over a row has 16 bits; what is close to it lies in a window of totals.
+    """
+
+    @property
+    def first_sum_slack(self) -> int:
+        """How far the first sums of two close thumbnails of low information can be apart."""
+        ...
+
+    @property
+    def weight(self) -> int:
+        """Comparisons that one pair counts for."""
+        ...
+
+    def bad_parameters(self, min_detail: float) -> Iterator[tuple[str, str]]:
+        """Yield stages' parameters that cannot be meant, and what is allowed."""
+        ...
+
+    def window(self, sums: Indices, low: Flags) -> tuple[Indices, Indices]:
+        """Return the least and the largest total that the sums of a partner can have."""
+        ...
+
+    def possible(self, a_NS: Indices, b_NS: Indices, low: Flags) -> Flags:  # noqa: N803
+        """Return which pairs can be close, from their sums; never a false no."""
+        ...
+
+    def close(self, a_NT: Octets, b_NT: Octets, low: Flags) -> Flags:  # noqa: N803
+        """Return which pairs are close."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,6 +86,16 @@ class Closeness:
             yield "max_gain", "1 (brightness counts) to 4"
         if not 0 <= min_detail < float("inf"):
             yield "min_detail", "at least 0 grey levels"
+
+    @property
+    def first_sum_slack(self) -> int:
+        """How far the red sums of two close thumbnails of low information can be apart."""
+        return int(self.flat * THUMBNAIL_BYTES)
+
+    @property
+    def weight(self) -> int:
+        """Comparisons that one pair counts for."""
+        return 1
 
     def allowed(self, low: Flags) -> Indices:
         """Return the largest sum of absolute differences."""
@@ -112,8 +157,9 @@ class Items:
     """What is known of every image that takes part; a row is an item.
 
     hash_ids: number of the distinct hash, from 0 without gaps.  low: low information.
-    sums: of the thumbnail's three channels.  thumbnail_rows: where in ``thumbnails`` it is,
-    which is a file mapped into memory, (rows, 192) bytes.
+    sums: (N, 3), of the thumbnail's three channels; of a recording (N, 1), see ``_verify_audio``.
+    thumbnail_rows: where in ``thumbnails`` it is, which is a file mapped into memory, (rows, 192)
+    bytes, (rows, 572) of recordings.
     """
 
     hash_ids: Indices
@@ -127,11 +173,11 @@ class Items:
         return self.thumbnails[self.thumbnail_rows[items]]
 
 
-def map_thumbnails(file: Path, num_rows: int) -> Octets:
-    """Return a file of thumbnails, mapped into memory."""
+def map_thumbnails(file: Path, num_rows: int, num_bytes: int = THUMBNAIL_BYTES) -> Octets:
+    """Return a file of thumbnails of ``num_bytes`` each, mapped into memory."""
     if not num_rows:
-        return np.empty((0, THUMBNAIL_BYTES), np.uint8)
-    return np.memmap(file, np.uint8, mode="r", shape=(num_rows, THUMBNAIL_BYTES))
+        return np.empty((0, num_bytes), np.uint8)
+    return np.memmap(file, np.uint8, mode="r", shape=(num_rows, num_bytes))
 
 
 def least_with_same_signature(items: Items) -> Indices:
@@ -156,7 +202,7 @@ def least_with_same_signature(items: Items) -> Indices:
 
 def _least_equal(members: Indices, runs: Indices, thumbnails: Octets) -> Indices:
     """Return for every member the least member of its run with the same thumbnail."""
-    strings = np.ascontiguousarray(thumbnails).view(f"S{THUMBNAIL_BYTES}")[:, 0]
+    strings = np.ascontiguousarray(thumbnails).view(f"S{thumbnails.shape[1]}")[:, 0]
     order = np.lexsort((members, strings, runs))
     new = np.ones(len(order), bool)
     same_run = runs[order[1:]] == runs[order[:-1]]
@@ -169,7 +215,7 @@ def _least_equal(members: Indices, runs: Indices, thumbnails: Octets) -> Indices
 class ThumbnailJoin:
     """Finds all pairs of signatures whose hashes are paired and whose thumbnails are close."""
 
-    def __init__(self, items: Items, signatures: Indices, closeness: Closeness) -> None:
+    def __init__(self, items: Items, signatures: Indices, closeness: Comparison) -> None:
         """``signatures``: one item per signature, ascending."""
         self._all, self._closeness = items, closeness
         sums = items.sums[signatures].sum(axis=1, dtype=np.int64)
@@ -178,8 +224,8 @@ class ThumbnailJoin:
         order = np.argsort(key, kind="stable")
         self._items, self._key = signatures[order], key[order]
         self._low = (self._key >> _SUM_BITS & 1).astype(bool)
-        self._sums_N3 = items.sums[self._items].astype(np.int64)
-        self._red = self._sums_N3[:, 0].astype(np.int32)
+        self._sums_NS = items.sums[self._items].astype(np.int64)
+        self._first = self._sums_NS[:, 0].astype(np.int32)
         num_hashes = int(items.hash_ids.max()) + 1 if len(signatures) else 0
         bounds = np.arange(num_hashes + 1, dtype=np.int64) << (_SUM_BITS + 1)
         self._starts = np.searchsorted(self._key, bounds)
@@ -224,8 +270,9 @@ class ThumbnailJoin:
         )
 
     def count_comparisons(self, hash_pairs: Pairs) -> int:
-        """Return exactly how many pairs of sums ``pairs`` will compare."""
-        return sum(int((highs - lows).sum()) for _, lows, highs, _ in self.ranges(hash_pairs))
+        """Return exactly how many pairs of sums ``pairs`` will compare, times their weight."""
+        compared = sum(int((highs - lows).sum()) for _, lows, highs, _ in self.ranges(hash_pairs))
+        return compared * self._closeness.weight
 
     def pairs(self, hash_pairs: Pairs) -> Iterator[Pairs]:
         """Yield the verified pairs as items, with the distance of their hashes, in blocks."""
@@ -244,11 +291,11 @@ class ThumbnailJoin:
     def _verify(self, left: Indices, right: Indices) -> Indices:
         """Return which pairs are close; the cheapest test comes first, for there are many."""
         low = self._low[left] | self._low[right]
-        flat = int(self._closeness.flat * THUMBNAIL_BYTES)
-        maybe = np.flatnonzero(~low | (np.abs(self._red[left] - self._red[right]) <= flat))
+        apart = np.abs(self._first[left] - self._first[right])
+        maybe = np.flatnonzero(~low | (apart <= self._closeness.first_sum_slack))
         left, right, low = left[maybe], right[maybe], low[maybe]
         possible = np.flatnonzero(
-            self._closeness.possible(self._sums_N3[left], self._sums_N3[right], low)
+            self._closeness.possible(self._sums_NS[left], self._sums_NS[right], low)
         )
         a_NT = self._all.thumbnails_of(self._items[left[possible]])
         b_NT = self._all.thumbnails_of(self._items[right[possible]])

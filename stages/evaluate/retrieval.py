@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from winnow.contracts.parameters import result
+from winnow.contracts.parameters import later, result
 from winnow.contracts.registry import register_evaluation
 from winnow.contracts.trial import Embeddings, Evaluation, Score
 from winnow.stages.evaluate._parameters import (
@@ -17,7 +18,14 @@ from winnow.stages.evaluate._parameters import (
     check_pair,
 )
 from winnow.stages.evaluate._ranking import Floats, Places, hits, rank_relevant
-from winnow.stages.evaluate._rows import Indices, Rows, caption_groups, complete_rows, count_score
+from winnow.stages.evaluate._rows import (
+    Indices,
+    Rows,
+    caption_groups,
+    complete_rows,
+    count_score,
+    shuffled,
+)
 from winnow.stages.evaluate._slices import slice_keys, slice_scores, worst_slice
 
 
@@ -41,13 +49,19 @@ class Retrieval(Evaluation):
              the same per slice of the queries; the gallery stays whole. retrieval.worst_slice: the
                  headline in its worst slice of 20 samples or more.
              retrieval.chance@k: what a random order scores, k the first of ``at``.
+             with ``permutations``, for each k of ``at``: retrieval.permuted_mean_recall@k, the mean
+                 over that many random permutations of the pairing of what the first score would
+                 be; retrieval.permuted_upper_recall@k, their 95 % quantile, what chance reaches;
+                 retrieval.times_permuted@k, the first score over the permuted mean.
              retrieval.num_captions: different captions. retrieval.num_left_out: samples that lack
                  a modality.
-    Cost:    2 N^2 D multiplications and additions per direction; memory for 2^25 cosines.
+    Cost:    2 N^2 D multiplications and additions per direction, and per permutation; memory for
+             2^25 cosines.
     Fails:   SetupError where a modality or column is missing, or fewer rows than the first k + 1
              have both modalities. RecipeError for bad parameters.
 
     gallery: at most so many rows, the first by key. max_slices: per column, the largest ones.
+    permutations: of which row belongs to which, the same ones whatever the model; 0 = none.
     """
 
     at: tuple[int, ...] = result((1, 5, 10))
@@ -55,12 +69,14 @@ class Retrieval(Evaluation):
     gallery: int | None = result(None)
     slices: tuple[str, ...] = result(())
     max_slices: int = result(50)
+    permutations: int = later(0)
 
     def __post_init__(self) -> None:
         check_cutoffs("retrieval", "at", self.at)
         check_pair("retrieval", self.pair)
         check_names("retrieval", "slices", self.slices)
         check_least("retrieval", "max_slices", self.max_slices, 1)
+        check_least("retrieval", "permutations", self.permutations, 0)
         check_least("retrieval", "gallery", self.gallery, self.at[0] + 1)
 
     @property
@@ -80,6 +96,7 @@ class Retrieval(Evaluation):
             *sliced,
             *worst_slice("retrieval", scores[0].metric, sliced),
             self._chance(groups),
+            *self._permuted(rows, groups, scores),
             count_score("retrieval.num_captions", int(groups.max()) + 1, len(rows)),
             rows.left_out_score("retrieval"),
         ]
@@ -97,6 +114,32 @@ class Retrieval(Evaluation):
                 else:
                     scores.append(_score(metric, hits(places, at), keys))
         return scores
+
+    def _permuted(self, rows: Rows, groups: Indices, scores: Sequence[Score]) -> list[Score]:
+        """What chance gives this model's vectors: a gallery full of hubs differs from a random
+        order only in its spread, which is what the quantile is for."""
+        one, two = rows.vectors
+        values: dict[int, list[float]] = {at: [] for at in self.at if at < len(rows)}
+        for number in range(self.permutations):
+            order = shuffled(rows.keys, number, "retrieval.permutations")
+            both = rank_relevant(one, two[order], groups), rank_relevant(two[order], one, groups)
+            for at, found in values.items():
+                found.append(float(np.mean([hits(places, at).mean() for places in both])))
+        permuted = []
+        for score, (at, found) in zip(
+            scores, values.items() if self.permutations else (), strict=False
+        ):
+            mean, upper = float(np.mean(found)), float(np.quantile(found, 0.95))
+            for name, value in (("mean", mean), ("upper", upper)):
+                metric = f"retrieval.permuted_{name}_recall@{at}"
+                permuted.append(
+                    Score(metric=metric, value=value, num_items=len(found), higher_is_better=None)
+                )
+            if score.items is not None and mean > 0:
+                permuted.append(
+                    _score(f"retrieval.times_permuted@{at}", score.items / mean, rows.keys)
+                )
+        return permuted
 
     def _mean_recall(self, forward: Places, back: Places, at: int, keys: list[str]) -> Score:
         metric = f"retrieval.mean_recall@{at}"

@@ -126,12 +126,7 @@ def _funnel(context: ExportContext) -> str:
 
 def _sample(layout: Layout) -> str:
     if layout.format == "parquet":
-        return (
-            "## What a row is\n\n"
-            f"`{layout.payload}` holds the bytes and a file name; the other columns are listed "
-            "below. `uid` identifies the row by the content of its source, so it is the same in "
-            "every export and every run; `key` is the `uid` in hex."
-        )
+        return _parquet_row(layout)
     if layout.format == "llava":
         kinds = ", ".join(f"{n:,} {e}" for e, n in layout.extensions.items())
         return (
@@ -143,8 +138,7 @@ def _sample(layout: Layout) -> str:
             "`id` is the row's `uid` in hex, a digest of what the source says: the same row has it "
             "in every export and every run."
         )
-    payload = ", ".join(f"`.{e}` ({n:,})" for e, n in layout.extensions.items()) or "the media"
-    lines = [f"- {payload}: the media, named by its format"]
+    lines = _media_lines(layout)
     if layout.text is not None:
         lines.append(f"- `.txt`: the column `{layout.text}`, UTF-8; empty where it is null")
     lines.append("- `.json`: the annotations listed below, UTF-8, keys sorted")
@@ -160,6 +154,32 @@ def _sample(layout: Layout) -> str:
         "what the source says: the same row has it in every export and every run.\n\n"
         + "\n".join(lines)
     )
+
+
+def _parquet_row(layout: Layout) -> str:
+    media = f"`{layout.payload}` holds the bytes and a file name; the other columns are listed "
+    below = "below."
+    if layout.payloads is not None:
+        names = " and ".join(f"`{name}`" for name in layout.payloads)
+        media = f"{names} hold bytes and a file name, or null; the other columns are listed "
+        if not layout.payloads:
+            media, below = "", "The columns are listed below; there are no media."
+    return (
+        f"## What a row is\n\n{media}{below} `uid` identifies the row by the content of its "
+        "source, so it is the same in every export and every run; `key` is the `uid` in hex."
+    )
+
+
+def _media_lines(layout: Layout) -> list[str]:
+    """Say which members are media: one line per payload, none where a sample is text alone."""
+    lines = []
+    for name, extensions in layout.media.items():
+        members = ", ".join(f"`.{e}` ({n:,})" for e, n in extensions.items()) or "the media"
+        what = "the media" if layout.payloads is None else f"the column {code(name)}"
+        lines.append(f"- {members}: {what}, named by its format")
+    if len(lines) > 1:
+        lines.append("- a sample without one of them has no such member")
+    return lines
 
 
 def _columns(layout: Layout) -> str:

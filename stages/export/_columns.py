@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -13,8 +14,12 @@ from winnow.contracts.errors import RecipeError, ShardError
 from winnow.contracts.media import MEDIA_REF
 from winnow.stages.export._sidecars import MEMBERS
 
-UID, KEY = "uid", "key"
+UID, KEY, FETCHED = "uid", "key", "url"
 PREFERRED_PAYLOADS = ("image", "audio")
+Require = Literal["any", "all"]
+"""Which of several payloads a row must have."""
+Wanted = str | tuple[str, ...] | None
+"""The parameter ``payload``: one column, a list of them, [] for text alone, null for the first."""
 
 
 def available_payloads(schema: pa.Schema) -> list[str]:
@@ -33,13 +38,51 @@ def choose_payload(exporter: str, wanted: str | None, schema: pa.Schema) -> str:
             return available[0]
         msg = (
             f"{exporter}: no column holds media bytes (large_binary); add the stage `download`, "
-            f"or a source of local media"
+            f"or a source of local media; or set payload: [] to export text alone"
         )
         raise RecipeError(msg)
     if wanted in available:
         return wanted
     msg = f"{exporter}: payload={wanted!r} is not a column with media bytes; {_known(available)}"
     raise RecipeError(msg)
+
+
+def choose_payloads(exporter: str, wanted: Wanted, schema: pa.Schema) -> list[str]:
+    """Return the payload columns to write, in the order that was asked for; none for text alone.
+
+    null: image, else audio, else the first there is, else none; but a table of URLs of which
+    nothing was fetched is a RecipeError, as is a name that is no payload, or is there twice.
+    """
+    if isinstance(wanted, tuple):
+        for name in wanted:
+            if wanted.count(name) > 1:
+                msg = f"{exporter}: payload names {name!r} twice"
+                raise RecipeError(msg)
+        return [choose_payload(exporter, name, schema) for name in wanted]
+    if wanted is None and not available_payloads(schema) and FETCHED not in schema.names:
+        return []
+    return [choose_payload(exporter, wanted, schema)]
+
+
+def check_payloads(exporter: str, wanted: Wanted, extension: str) -> None:
+    """Raise RecipeError where one fixed extension would name several payloads."""
+    if isinstance(wanted, tuple) and len(wanted) > 1 and extension != "auto":
+        msg = (
+            f"{exporter}: extension={extension!r} would name {len(wanted)} payloads alike; "
+            "leave it out, so that each is named by its format"
+        )
+        raise RecipeError(msg)
+
+
+def media_kind(column: str) -> str:
+    """Return "audio" or "image", as consumers call what a payload column holds."""
+    return "audio" if "audio" in column else "image"
+
+
+def own_names(payloads: Sequence[str]) -> list[bool]:
+    """Return for each payload whether an earlier one is of its kind: it goes by its own name."""
+    kinds = [media_kind(name) for name in payloads]
+    return [kind in kinds[:place] for place, kind in enumerate(kinds)]
 
 
 def check_annotations(exporter: str, wanted: Iterable[str], schema: pa.Schema) -> None:
@@ -83,9 +126,7 @@ def is_annotation(field: pa.Field) -> bool:
 
 def payload_views(batch: pa.RecordBatch, name: str, uids: list[bytes]) -> Iterator[memoryview]:
     """Yield the bytes of each row without copying; ShardError at a row that has none."""
-    column = batch.column(name)
-    if column.type != pa.large_binary():
-        column = column.cast(pa.large_binary())
+    column = _binary(batch, name)
     if column.null_count:
         row = column.is_null().to_pylist().index(True)
         msg = (
@@ -93,6 +134,47 @@ def payload_views(batch: pa.RecordBatch, name: str, uids: list[bytes]) -> Iterat
             f'rows, for example `where: "{name}_error is None"` of the stage that writes it'
         )
         raise ShardError(msg, stage="export", uid=uids[row].hex(), retryable=False)
+    yield from _views(column)
+
+
+def row_payloads(
+    batch: pa.RecordBatch, names: Sequence[str], require: Require, uids: list[bytes]
+) -> list[list[memoryview | None]]:
+    """Return, per payload column, the bytes of each row; None where a row has not this one.
+
+    Raises ShardError at a row without its one payload, with none of several, without one of them
+    where all are required, or whose media have changed since the row was selected.
+    """
+    if len(names) == 1:
+        return [list(payload_views(batch, names[0], uids))]
+    columns = [_binary(batch, name) for name in names]
+    there = np.array([column.is_valid().to_numpy(zero_copy_only=False) for column in columns])
+    if names:
+        enough = np.asarray(there.all(axis=0) if require == "all" else there.any(axis=0))
+        _refuse(~enough, f"has not {require} of {', '.join(names)}", uids)
+    for name, valid in zip(names, there, strict=True):
+        if f"{name}_ref" in batch.schema.names:
+            stated = batch.column(f"{name}_ref").is_valid().to_numpy(zero_copy_only=False)
+            _refuse(stated & ~valid, f"has another {name} now, or none: its file changed", uids)
+    return [
+        [view if is_there else None for view, is_there in zip(_views(column), valid, strict=True)]
+        for column, valid in zip(columns, there.tolist(), strict=True)
+    ]
+
+
+def _refuse(rows: np.ndarray, problem: str, uids: list[bytes]) -> None:
+    if rows.any():
+        uid = uids[int(rows.argmax())].hex()
+        msg = f"the row was selected for export but {problem}"
+        raise ShardError(msg, stage="export", uid=uid, retryable=False)
+
+
+def _binary(batch: pa.RecordBatch, name: str) -> pa.Array:
+    column = batch.column(name)
+    return column if column.type == pa.large_binary() else column.cast(pa.large_binary())
+
+
+def _views(column: pa.Array) -> Iterator[memoryview]:
     _, positions, values = column.buffers()
     bytes_of_column = memoryview(values) if values is not None else memoryview(b"")
     # An empty array may come without an offsets buffer.

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.types as pt
 
 from winnow.contracts.exporter import ExportContext, FileSummary
-from winnow.stages.export._columns import KEY, UID
+from winnow.contracts.identity import UID_BYTES
+from winnow.stages.export._columns import KEY, UID, media_kind
 from winnow.stages.export._layout import Layout
 from winnow.stages.export._sniff import AUDIO_EXTENSIONS, IMAGE_EXTENSIONS, media_type
 
@@ -106,6 +107,8 @@ def _tar_records(layout: Layout) -> tuple[list[Json], list[Json]]:
     Texts and annotations are read from the manifest: mlcroissant cannot look into the .json members
     of an archive, and finds nothing once an archive has a second FileSet.
     """
+    if layout.payloads is not None:
+        return _several_tar_records(layout)
     kind = _kind(list(layout.extensions))
     media = list(dict.fromkeys(media_type(e) for e in layout.extensions))
     sets = [_members(kind, layout, [f"*.{e}" for e in layout.extensions], media)]
@@ -119,6 +122,42 @@ def _tar_records(layout: Layout) -> tuple[list[Json], list[Json]]:
         columns = [c for c in layout.columns if c.name not in (KEY, kind)]
         fields += _annotations("samples", columns, {"fileObject": {"@id": name}})
     return sets, [_record_set("samples", "One sample of the tars.", fields)]
+
+
+def _several_tar_records(layout: Layout) -> tuple[list[Json], list[Json]]:
+    """A set of files and of records per payload, each with the key that joins them.
+
+    A sample may lack a payload, so no set of records has them all; of text alone there is only the
+    manifest, for the reason that ``_tar_records`` gives.
+    """
+    sets, records = [], []
+    for name, counts in layout.media.items():
+        if not counts:
+            continue
+        kind = _kind([e.rpartition(".")[2] for e in counts])
+        media = list(dict.fromkeys(media_type(e.rpartition(".")[2]) for e in counts))
+        sets.append(_members(name, layout, _patterns(name, layout), media))
+        source = {"fileSet": {"@id": name}}
+        stem = {"regex": r"^([^.]+)(?:\..*)?$"}
+        key = {**source, "extract": {"fileProperty": "fullpath"}, "transform": stem}
+        content = {**source, "extract": {"fileProperty": "content"}}
+        fields = [
+            _field(f"{name}_samples", KEY, "sc:Text", key),
+            _field(f"{name}_samples", name, TERMS[kind], content),
+        ]
+        text = f"The {name} of every sample of the tars that has one."
+        records.append(_record_set(f"{name}_samples", text, fields))
+    return sets, records
+
+
+def _patterns(name: str, layout: Layout) -> list[str]:
+    """Return globs for the members of one payload and of no other: ``*.wav`` would be
+    ``<key>.audio_2.wav`` too, so there the stem has as many characters as a uid."""
+    others = [e for n, counts in layout.media.items() if n != name for e in counts]
+    return [
+        ("?" * 2 * UID_BYTES if any(o.endswith(f".{e}") for o in others) else "*") + f".{e}"
+        for e in layout.media[name]
+    ]
 
 
 def _llava_records(layout: Layout) -> tuple[list[Json], list[Json]]:
@@ -152,9 +191,10 @@ def _parquet_records(layout: Layout) -> tuple[list[Json], list[Json]]:
             "includes": f"[0-9]*{layout.suffix}",
         }
     ]
-    media = {**source, "extract": {"column": layout.payload}, "transform": {"jsonPath": "bytes"}}
     fields = _annotations("samples", layout.columns, source)
-    fields.append(_field("samples", layout.payload, TERMS[layout.payload], media))
+    for name in layout.media:
+        media = {**source, "extract": {"column": name}, "transform": {"jsonPath": "bytes"}}
+        fields.append(_field("samples", name, TERMS[media_kind(name)], media))
     return sets, [_record_set("samples", "One row of the Parquet files.", fields)]
 
 

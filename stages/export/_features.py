@@ -23,7 +23,9 @@ _UNTYPED = frozenset(
 
 def tar_features(layout: Layout) -> list[dict[str, Any]]:
     """Return the feature list of the webdataset builder: payload, text, annotations, sidecars."""
-    features: list[dict[str, Any]] = [{"name": e, "dtype": _dtype(e)} for e in layout.extensions]
+    features: list[dict[str, Any]] = [
+        {"name": e, "dtype": _dtype(e.rpartition(".")[2])} for e in layout.extensions
+    ]
     if layout.text is not None:
         features.append({"name": TEXT_EXTENSION, "dtype": "string"})
     struct = [{"name": f.name, **json_feature(f.type)} for f in layout.columns]

@@ -22,7 +22,9 @@ class Layout:
 
     format: the exporter's name.  data_files: by name.  manifest: manifest.parquet, if it was given.
     columns: the annotations that the data files carry.  payload: their column with the media, ""
-    in tars.  text: the caption's column.  extensions: samples per extension of the payload.
+    in tars, and where there are none or several.  payloads: of several, each with its samples per
+    extension (as the members of a tar end); empty for text alone; None for one.
+    text: the caption's column.  extensions: samples per extension of all payloads.
     sidecars: members per extension.
     """
 
@@ -31,6 +33,7 @@ class Layout:
     manifest: FileSummary | None
     columns: pa.Schema
     payload: str
+    payloads: Mapping[str, Mapping[str, int]] | None
     text: str | None
     extensions: Mapping[str, int]
     sidecars: Mapping[str, int]
@@ -51,6 +54,13 @@ class Layout:
         """What the names of data files end with."""
         return {"parquet": ".parquet", "llava": ".json"}.get(self.format, ".tar")
 
+    @property
+    def media(self) -> Mapping[str, Mapping[str, int]]:
+        """Samples per extension of every payload; one payload's name is its kind, "" if unknown."""
+        if self.payloads is not None:
+            return self.payloads
+        return {self.payload: self.extensions}
+
     @classmethod
     def of(
         cls,
@@ -68,12 +78,19 @@ class Layout:
             extensions.update(file.extra.get("extensions", {}))
             sidecars.update(file.extra.get("sidecars", {}))
         first = data[0].extra if data else {}
+        payloads = {name: Counter[str]() for name in first.get("payloads", {})}
+        for name, counts in payloads.items():
+            for file in data:
+                counts.update(file.extra["payloads"][name])
         return cls(
             format=exporter,
             data_files=tuple(data),
             manifest=next((f for f in files if f.name == MANIFEST_NAME), None),
             columns=_typed(first.get("columns"), context.schema),
             payload=first.get("payload", ""),
+            payloads={name: dict(sorted(counts.items())) for name, counts in payloads.items()}
+            if "payloads" in first
+            else None,
             text=text,
             extensions=dict(sorted(extensions.items())),
             sidecars=dict(sorted(sidecars.items())),

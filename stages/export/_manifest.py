@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import repeat
 from typing import BinaryIO
 
@@ -37,13 +37,15 @@ def merge(parts: Iterator[pa.Table], out: BinaryIO, schema: pa.Schema) -> int:
     return num_rows
 
 
-def open_parquet(out: BinaryIO, schema: pa.Schema, payload: str = "") -> pq.ParquetWriter:
+def open_parquet(
+    out: BinaryIO, schema: pa.Schema, payloads: Collection[str] = ()
+) -> pq.ParquetWriter:
     """Return a writer whose options are all said, so that a new pyarrow's defaults change nothing.
 
-    payload: a column whose bytes are compressed already: stored as they are, without statistics.
+    payloads: columns whose bytes are compressed already: stored as they are, without statistics.
     """
     leaves = _leaves(schema)
-    plain = {path for path in leaves if path.split(".")[0] == payload}
+    plain = {path for path in leaves if path.split(".")[0] in payloads}
     packed = [path for path in leaves if path not in plain]
     return pq.ParquetWriter(
         out,

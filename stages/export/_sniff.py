@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-HEAD_BYTES = 32
+HEAD_BYTES = 64
 
 _PREFIXES: tuple[tuple[bytes, str], ...] = (
     (b"\xff\xd8\xff", "jpg"),
@@ -14,8 +14,11 @@ _PREFIXES: tuple[tuple[bytes, str], ...] = (
     (b"II+\0", "tiff"),
     (b"MM\0+", "tiff"),
     (b"fLaC", "flac"),
-    (b"OggS", "ogg"),
     (b"ID3", "mp3"),
+    (b"caff", "caf"),
+    (b".snd", "au"),
+    (b"#!AMR", "amr"),
+    (bytes.fromhex("3026b2758e66cf11"), "wma"),
     (b"\0\0\0\x0cJXL \r\n\x87\n", "jxl"),
     (b"\xff\x0a", "jxl"),
     (b"\0\0\0\x0cjP  \r\n\x87\n", "jp2"),
@@ -33,13 +36,21 @@ _BRANDS = {
 IMAGE_EXTENSIONS = frozenset(
     {"jpg", "jpeg", "png", "gif", "webp", "avif", "heic", "tiff", "tif", "bmp", "jxl", "jp2"}
 )
-AUDIO_EXTENSIONS = frozenset({"wav", "flac", "mp3", "ogg", "m4a", "aac", "opus"})
+AUDIO_EXTENSIONS = frozenset(
+    {"wav", "flac", "mp3", "ogg", "m4a", "aac", "opus", "aiff", "caf", "au", "amr", "mka", "webm"}
+    | {"wma"}
+)
 MEDIA_TYPES = {
     "jpg": "image/jpeg",
     "jpeg": "image/jpeg",
     "tif": "image/tiff",
     "mp3": "audio/mpeg",
     "m4a": "audio/mp4",
+    "aiff": "audio/x-aiff",
+    "au": "audio/basic",
+    "caf": "audio/x-caf",
+    "mka": "audio/x-matroska",
+    "wma": "audio/x-ms-wma",
     "bin": "application/octet-stream",
     "mp4": "video/mp4",
 }
@@ -47,15 +58,25 @@ MEDIA_TYPES = {
 
 
 def media_extension(head: bytes) -> str:
-    """Return jpg, png, webp, gif, avif, tiff, bmp, wav, flac, mp3, ogg, m4a ..., or "bin".
+    """Return jpg, png, webp, gif, avif, tiff, bmp, wav, flac, mp3, ogg, opus, m4a ..., or "bin".
+
+    Ogg is "opus" where its first page holds RFC 7845's identification header; Matroska is "webm"
+    by its DocType, else "mka" (RFC 9559); a container of sound and moving pictures is not told
+    from one of sound alone.
 
     ``head``: at least the first HEAD_BYTES bytes of the media, or all of a shorter one.
     """
     for prefix, extension in _PREFIXES:
         if head.startswith(prefix):
             return extension
-    if head[:4] in (b"RIFF", b"RF64"):
+    if head[:4] == b"OggS":
+        return "opus" if head[28:36] == b"OpusHead" else "ogg"
+    if head[:4] in (b"RIFF", b"RF64", b"BW64"):
         return _RIFF.get(head[8:12], "bin")
+    if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
+        return "aiff"
+    if head[:4] == b"\x1a\x45\xdf\xa3":
+        return "webm" if b"\x42\x82\x84webm" in head else "mka"
     if head[4:8] == b"ftyp":
         return _BRANDS.get(head[8:12], "mp4")
     if head[:2] == b"BM" and head[6:10] == b"\0\0\0\0":

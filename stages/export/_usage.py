@@ -52,7 +52,38 @@ def _hugging_face(layout: Layout) -> str:
     ]
     if len(layout.extensions) > 1 and layout.suffix == ".tar":
         lines += ["", "A sample has its media under its own extension; the others are `None`."]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_bytes_of_sound(layout)])
+
+
+def _bytes_of_sound(layout: Layout) -> list[str]:
+    """Say how to load sound without the package that ``datasets`` decodes it with."""
+    sounds = _sounds(layout)
+    if not sounds:
+        return []
+    if layout.suffix == ".tar":
+        code = [
+            "from datasets import Value, load_dataset_builder",
+            "",
+            "features = load_dataset_builder(str(Path.cwd())).info.features",
+            *(f'features["{name}"] = Value("binary")' for name in sounds),
+            'dataset = load_dataset(str(Path.cwd()), split="train", streaming=True, '
+            "features=features)",
+        ]
+    else:
+        code = [
+            "from datasets import Audio",
+            "",
+            *(f'dataset = dataset.cast_column("{name}", Audio(decode=False))' for name in sounds),
+        ]
+    said = "Sound needs the package `torchcodec` there. Its bytes as they are, without it:"
+    return ["", said, "", "```python", *code, "sample = next(iter(dataset))", "```"]
+
+
+def _sounds(layout: Layout) -> list[str]:
+    """Return the fields that ``datasets`` takes for sound."""
+    if layout.suffix == ".tar":
+        return [e for e in layout.extensions if e.rpartition(".")[2] in AUDIO_EXTENSIONS]
+    return [name for name in layout.media if layout.suffix == ".parquet" and "audio" in name]
 
 
 def _llava() -> str:
@@ -81,6 +112,8 @@ def _llava() -> str:
 
 
 def _webdataset(layout: Layout) -> str:
+    if layout.payloads is not None:
+        return _webdataset_samples(layout)
     media = ";".join(layout.extensions)
     audio = AUDIO_EXTENSIONS.issuperset(layout.extensions)
     fields = [f'"{media}"', *(['"txt"'] if layout.text is not None else []), '"json"']
@@ -96,6 +129,34 @@ def _webdataset(layout: Layout) -> str:
             f'shards = "{shards([f.name for f in layout.data_files])}"',
             f"dataset = webdataset.WebDataset(shards, shardshuffle=False){decode}",
             f"for {', '.join(names)} in dataset.to_tuple({', '.join(fields)}):",
+            "    break",
+            "```",
+        ]
+    )
+
+
+def _webdataset_samples(layout: Layout) -> str:
+    """Samples of several media are mappings: ``to_tuple`` stops at the first that lacks one."""
+    fields = [
+        f"    {name} = " + " or ".join(f'sample.get("{e}")' for e in extensions)
+        for name, extensions in layout.media.items()
+        if extensions
+    ]
+    if layout.text is not None:
+        fields.append('    text = sample["txt"]')
+    sounds = _sounds(layout)
+    return "\n".join(
+        [
+            "webdataset:" + (" (sound is bytes)" if sounds else ""),
+            "",
+            "```python",
+            "import webdataset",
+            "",
+            f'shards = "{shards([f.name for f in layout.data_files])}"',
+            'dataset = webdataset.WebDataset(shards, shardshuffle=False).decode("pil")',
+            "for sample in dataset:",
+            *fields,
+            '    annotations = sample["json"]',
             "    break",
             "```",
         ]
@@ -118,7 +179,9 @@ def _open_clip(layout: Layout) -> str:
         "```",
     ]
     skipped = sum(layout.extensions.values()) - readable
-    if skipped:
+    if layout.payloads is not None and layout.num_rows > readable:
+        lines += ["", f"It skips {layout.num_rows - readable:,} samples without jpg, png or webp."]
+    elif skipped and layout.payloads is None:
         lines += [
             "",
             f"It skips {skipped:,} samples that are neither jpg, png nor webp. To train on them "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Literal
@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from winnow.contracts.errors import RecipeError
 from winnow.contracts.exporter import ExportContext, Exporter, FileSummary, Sink
-from winnow.contracts.parameters import result
+from winnow.contracts.parameters import later, result
 from winnow.contracts.registry import register_exporter
 from winnow.stages.export import _columns, _finish, _json_values, _sidecars
 from winnow.stages.export._columns import KEY, UID
@@ -39,6 +39,7 @@ class Tally:
     """What one tar holds."""
 
     extensions: Counter[str] = field(default_factory=Counter)
+    payloads: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     sidecars: Counter[str] = field(default_factory=Counter)
     pickles_omitted: int = 0
 
@@ -48,13 +49,17 @@ class Tally:
 class WebDataset(Exporter):
     """Write tars of ``<key>.<extension>``, ``<key>.txt`` and ``<key>.json``, sizes and a card.
 
-    Reads:   uid: fixed_size_binary(16); key: string; the payload: large_binary, not null;
-             ``text``: string, null = an empty .txt (the .json says null); every annotation
-             column; members: list<struct<extension, path, offset, length, digest>>, sidecars of
-             the source, written beside.
+    Reads:   uid: fixed_size_binary(16); key: string; the payload: large_binary, not null; of
+             several, null where a row has not this one; ``text``: string, null = an empty .txt
+             (the .json says null); every annotation column; members:
+             list<struct<extension, path, offset, length, digest>>, sidecars of the source, written
+             beside.
     Writes:  00000.tar ... with ``rows_per_file`` samples each (ustar, mode 0644, owner 0, time 0);
              sizes.json (samples per tar, for open_clip), files.json (sha256 of every file),
              croissant.json (Croissant 1.0), README.md (dataset card).
+             Several payloads of a sample stand one after the other, each named by its format; of
+             two images (or recordings) the later one is ``<key>.<column>.<extension>``, in every
+             sample. A member that a sample has not is not written.
              .json: sorted keys, UTF-8; _json_values says how each Arrow type is written;
              references into files of the machine that read them are left out. A sidecar whose
              extension Winnow writes itself becomes ``source.<extension>``; a pickle is left out
@@ -62,7 +67,10 @@ class WebDataset(Exporter):
     Cost:    CPU; holds one row batch; one read per sidecar.
     Fails:   ShardError, not retryable, where a row has no payload or a sidecar has changed.
 
-    payload: the column with the bytes; null = image, else audio, else the first there is.
+    payload: the column with the bytes; a list of columns; [] for text alone, .txt and .json;
+        null = image, else audio, else the first there is, else text alone.
+    require: of several payloads, a row must have "any" (at least one) or "all". The filter
+        ``has_media`` drops the others first, so that the ledger has them.
     text: the caption's column; null = no .txt.
     columns: annotations in the .json; null = all. ``uid`` and ``key`` are always there.
     extension: "auto" names each payload by its first bytes; a fixed one ("jpg") makes every
@@ -70,13 +78,14 @@ class WebDataset(Exporter):
     seed, shuffle: the order of the rows, which the pipeline makes before they come here.
     """
 
-    payload: str | None = result(None)
+    payload: str | tuple[str, ...] | None = result(None)
     text: str | None = result("text")
     columns: tuple[str, ...] | None = result(None)
     extension: str = result("auto")
     rows_per_file: int = result(10_000)
     seed: int = result(0)
     shuffle: Literal["bucket", "global"] = result("bucket")
+    require: Literal["any", "all"] = later("any")
 
     def __post_init__(self) -> None:
         if self.rows_per_file < 1:
@@ -90,28 +99,35 @@ class WebDataset(Exporter):
                 f"lower-case letters and digits such as jpg (not txt, json or a pickle's)"
             )
             raise RecipeError(msg)
+        _columns.check_payloads("webdataset", self.payload, self.extension)
 
     def payloads(self, columns: pa.Schema) -> list[str]:
         _columns.check_text(self.name, self.text, columns)
         _columns.check_annotations(self.name, self.columns or (), columns)
-        return [_columns.choose_payload(self.name, self.payload, columns)]
+        return _columns.choose_payloads(self.name, self.payload, columns)
 
     def file_name(self, index: int) -> str:
         return f"{index:05d}.tar"
 
     def write_file(self, rows: Iterator[pa.RecordBatch], out: BinaryIO) -> Mapping[str, Any]:
         tar, tally, names = TarWriter(out), Tally(), list[str]()
+        payloads = [""]
         with _sidecars.SidecarReader() as reader:
             for batch in rows:
                 names = self._json_columns(batch.schema)
+                payloads = _columns.choose_payloads(self.name, self.payload, batch.schema)
                 self._write_batch(batch, names, tar, reader, tally)
         tar.close()
-        return {
+        extra: dict[str, Any] = {
             "columns": names,
             "extensions": dict(sorted(tally.extensions.items())),
             "sidecars": dict(sorted(tally.sidecars.items())),
             "pickles_omitted": tally.pickles_omitted,
         }
+        if len(payloads) != 1:
+            counts = ((name, sorted(tally.payloads[name].items())) for name in payloads)
+            extra["payloads"] = {name: dict(items) for name, items in counts}
+        return extra
 
     def finish(self, files: Sequence[FileSummary], context: ExportContext, sink: Sink) -> None:
         layout = Layout.of(files, context, exporter=self.name, text=self.text)
@@ -133,23 +149,20 @@ class WebDataset(Exporter):
         tally: Tally,
     ) -> None:
         uids, keys = batch.column(UID).to_pylist(), batch.column(KEY).to_pylist()
-        payload = _columns.choose_payload(self.name, self.payload, batch.schema)
-        payloads = _columns.payload_views(batch, payload, uids)
+        payloads = _columns.choose_payloads(self.name, self.payload, batch.schema)
+        media = _columns.row_payloads(batch, payloads, self.require, uids)
         texts = self._texts(batch)
         documents = json_documents(batch, names)
         members = _sidecars.members_of(batch)
-        for row, (data, text) in enumerate(zip(payloads, texts, strict=True)):
-            extension = self.extension
-            if extension == "auto":
-                extension = media_extension(bytes(data[:HEAD_BYTES]))
-            tally.extensions[extension] += 1
-            taken = {extension, JSON_EXTENSION}
+        for row, text in enumerate(texts):
+            taken = {JSON_EXTENSION} | ({TEXT_EXTENSION} if text is not None else set())
             stem = keys[row]
-            tar.add(f"{stem}.{extension}", data)
+            for suffix, data in self._media(payloads, [column[row] for column in media], tally):
+                tar.add(f"{stem}.{suffix}", data)
+                taken.add(suffix)
             tar.add(f"{stem}.{JSON_EXTENSION}", documents[row])
             if text is not None:
                 tar.add(f"{stem}.{TEXT_EXTENSION}", text.encode())
-                taken.add(TEXT_EXTENSION)
             for member in members[row] if members else ():
                 content = reader.read(member, uids[row])
                 suffix = _sidecars.free_extension(member["extension"], taken)
@@ -159,6 +172,23 @@ class WebDataset(Exporter):
                 taken.add(suffix)
                 tally.sidecars[suffix] += 1
                 tar.add(f"{stem}.{suffix}", content)
+
+    def _media(
+        self, payloads: Sequence[str], data: Sequence[memoryview | None], tally: Tally
+    ) -> Iterator[tuple[str, memoryview]]:
+        """Yield how each payload of one sample ends, and its bytes."""
+        taken = set[str]()
+        for name, own, view in zip(payloads, _columns.own_names(payloads), data, strict=True):
+            if view is None:
+                continue
+            extension = self.extension
+            if extension == "auto":
+                extension = media_extension(bytes(view[:HEAD_BYTES]))
+            suffix = f"{name}.{extension}" if own or extension in taken else extension
+            taken.add(suffix)
+            tally.extensions[suffix] += 1
+            tally.payloads[name][suffix] += 1
+            yield suffix, view
 
     def _texts(self, batch: pa.RecordBatch) -> list[str | None]:
         """Captions; "" where there is none, None in a row where none is to be written."""

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import os
+import stat
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import pyarrow as pa
 
-from winnow.contracts.errors import RecipeError
+from winnow.contracts.errors import RecipeError, ShardError
 from winnow.contracts.identity import UID_BYTES
 from winnow.contracts.media import MEDIA_REF
+from winnow.stages.sources._files import is_local, local_path, open_file, printable
 
 MediaKind = Literal["image", "audio"]
 
@@ -30,6 +34,71 @@ Ref = tuple[str, int, int, bytes]
 """The fields of MEDIA_REF: path, offset, length, digest."""
 
 
+_CHUNK = 1 << 20
+
+
+class FoundFile(NamedTuple):
+    """A file that untrusted text names: its path within the root ("/", no "."), its reference, or
+    the problem: "missing", "outside", "unreadable". A blank name has none of them."""
+
+    relative: str | None = None
+    ref: Ref | None = None
+    problem: Literal["missing", "outside", "unreadable"] | None = None
+
+
+def folder_of(path: str) -> str:
+    """Return the folder of a file, local or of a store."""
+    return path.rpartition("/")[0] or "/"
+
+
+def file_below(root: str, name: str | None) -> FoundFile:
+    """Return the file that ``name`` is, relative to ``root``, if it is below it.
+
+    "outside": an absolute path, one with "..", with "::" or "://" (which fsspec takes for another
+    store), or one that leads out of the root by a link. A local root's links are followed.
+    Raises ShardError, retryable, where a store does not answer.
+    """
+    if name is None or not name.strip():
+        return FoundFile()
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    relative = "/".join(parts)
+    if name.startswith(("/", "~")) or ".." in parts or "::" in name or "://" in name or not parts:
+        return FoundFile(relative=name, problem="outside")
+    if not is_local(root):
+        return _read_file(f"{root.rstrip('/')}/{relative}", relative)
+    base = os.path.realpath(local_path(root))
+    path = f"{local_path(root).rstrip('/')}/{relative}"
+    try:
+        real = os.path.realpath(path, strict=True)
+        if os.path.commonpath([base, real]) != base:
+            return FoundFile(relative=relative, problem="outside")
+        if not stat.S_ISREG(os.stat(real).st_mode):  # noqa: PTH116 - a Path is not any file's name
+            return FoundFile(relative=relative, problem="unreadable")
+    except (FileNotFoundError, NotADirectoryError):
+        return FoundFile(relative=relative, problem="missing")
+    except (OSError, ValueError):
+        return FoundFile(relative=relative, problem="unreadable")
+    return _read_file(path, relative, opened=real)
+
+
+def _read_file(path: str, relative: str, opened: str = "") -> FoundFile:
+    if printable(path) != path:
+        return FoundFile(relative=relative, problem="unreadable")
+    try:
+        with open_file(opened or path) as stream:
+            length, digest = digest_of(iter(functools.partial(stream.read, _CHUNK), b""))
+    except FileNotFoundError:
+        return FoundFile(relative=relative, problem="missing")
+    except (PermissionError, IsADirectoryError, ValueError):
+        return FoundFile(relative=relative, problem="unreadable")
+    except OSError as error:
+        if opened:
+            return FoundFile(relative=relative, problem="unreadable")
+        msg = f"{printable(path)}: the store does not answer: {error}"
+        raise ShardError(msg) from error
+    return FoundFile(relative=relative, ref=(path, 0, length, digest))
+
+
 def media_extensions(
     source: str, media: MediaKind, given: tuple[str, ...] | None
 ) -> tuple[str, ...]:
@@ -45,6 +114,24 @@ def media_extensions(
         msg = f"{source}: media_extensions is empty; leave it out or name one, such as jpg"
         raise RecipeError(msg)
     return given
+
+
+def other_extensions(
+    source: str, media: MediaKind, given: tuple[str, ...] | None, also: MediaKind | None
+) -> tuple[str, ...]:
+    """Return the extensions of the second medium, none without one; raise RecipeError where it is
+    the first again, or no medium, or an extension is named as the first's."""
+    if also is None:
+        return ()
+    if also == media or also not in MEDIA_EXTENSIONS:
+        other = next(kind for kind in MEDIA_EXTENSIONS if kind != media)
+        msg = f"{source}: also={also!r} with media={media!r}; write also: {other}, or leave it out"
+        raise RecipeError(msg)
+    both = sorted(set(media_extensions(source, media, given)) & set(MEDIA_EXTENSIONS[also]))
+    if both:
+        msg = f"{source}: media_extensions has {both[0]!r}, which is {also} by ``also``; remove it"
+        raise RecipeError(msg)
+    return MEDIA_EXTENSIONS[also]
 
 
 def check_extension(source: str, parameter: str, extension: str) -> None:

@@ -143,7 +143,7 @@ def _text_batches(
     known: frozenset[str] | None,
 ) -> Iterator[pa.RecordBatch]:
     with contextlib.closing(TextTable(path, form, options.text)) as table:
-        if not table.columns:
+        if not table.columns and form != "jsonl":  # which may hold nothing but bad rows
             return
         # A jsonl row may leave a key out, and so may all rows of a file: null.
         _check_columns(path, table.columns, () if form == "jsonl" else wanted.names, known)

@@ -15,7 +15,7 @@ import pyarrow as pa
 from winnow.contracts.errors import SetupError, ShardError
 from winnow.contracts.identity import UID_BYTES, UID_TYPE, row_uid
 from winnow.contracts.media import MEDIA_REF
-from winnow.contracts.parameters import result
+from winnow.contracts.parameters import later, result
 from winnow.contracts.registry import register_source
 from winnow.contracts.source import Source, SourceFile
 from winnow.stages.sources import _readers
@@ -33,6 +33,7 @@ from winnow.stages.sources._media_refs import (
     Ref,
     digest_of,
     media_extensions,
+    other_extensions,
     ref_array,
 )
 
@@ -59,7 +60,11 @@ class MediaFolder(Source):
             none, or it is not UTF-8, not JSON, or over 16 MiB.
             <media>_ref: MEDIA_REF of the whole file; null where it cannot be read (a dead link, no
             permission, a pipe) or its path is not UTF-8. A file of no bytes has length 0.
-    Identity: relative path as stored, digest of the bytes (null where there is no reference).
+            <also>_ref: if ``also`` is set, the same of the first file, by name, of the same folder
+            and stem (up to the last dot) with an extension of the other medium. A file of that
+            medium without a partner is a row too, its <media>_ref null.
+    Identity: relative path as stored, digest of the bytes (null where there is no reference); with
+            ``also``, the digest of the other file too.
     Cost:   one read of every file, for the digest. Memory: a folder's names, one batch of rows,
             and the captions table, once per worker.
     Fails:  SetupError: no folder, no media, a folder that cannot be listed, a captions table
@@ -67,6 +72,7 @@ class MediaFolder(Source):
             captions table that cannot be read or has two texts for one file.
 
     media: "image" or "audio".  media_extensions: lower case, instead of the usual ones.
+    also: the other medium, where files of one stem belong together: a.jpg, a.flac, a.txt.
     captions: a table (csv, tsv, jsonl, parquet) with the columns ``file`` or ``file_name``, a path
         relative to ``path``, and ``text``.
     """
@@ -75,9 +81,11 @@ class MediaFolder(Source):
     media: MediaKind = result("image")
     media_extensions: tuple[str, ...] | None = result(None)
     captions: str | None = result(None)
+    also: MediaKind | None = later(None)
 
     def __post_init__(self) -> None:
         media_extensions("folder", self.media, self.media_extensions)
+        other_extensions("folder", self.media, self.media_extensions, self.also)
 
     def files(self) -> list[SourceFile]:
         """Return the folders that hold media, sorted by name; the root's name is "."."""
@@ -87,7 +95,7 @@ class MediaFolder(Source):
         found = []
         try:
             for folder, entries in walk_folders(self._root()):
-                if self._media_entries(entries):
+                if self._rows(entries):
                     found.append(
                         SourceFile(
                             path=folder.path,
@@ -107,10 +115,10 @@ class MediaFolder(Source):
         return sorted(found, key=lambda file: file.name)
 
     def schema(self) -> pa.Schema:
-        """Return the columns; they depend on ``media`` only."""
-        return pa.schema(
-            [("path", pa.string()), ("text", pa.string()), (f"{self.media}_ref", MEDIA_REF)]
-        )
+        """Return the columns; they depend on ``media`` and ``also`` only."""
+        media = [self.media, *([self.also] if self.also else [])]
+        refs = [(f"{medium}_ref", MEDIA_REF) for medium in media]
+        return pa.schema([("path", pa.string()), ("text", pa.string()), *refs])
 
     def read(self, file: SourceFile) -> Iterator[pa.RecordBatch]:
         """Yield the media of one folder, by name."""
@@ -124,30 +132,59 @@ class MediaFolder(Source):
             raise ShardError(msg, retryable=not isinstance(error, FileNotFoundError)) from error
         sidecars = {entry.name: entry for entry in entries}
         inner = file.path[len(self._root().rstrip("/")) :].strip("/")
-        media = self._media_entries(entries)
-        for start in range(0, len(media), BATCH_ROWS):
-            part = media[start : start + BATCH_ROWS]
-            paths = [f"{inner}/{entry.name}" if inner else entry.name for entry in part]
+        rows = self._rows(entries)
+        for start in range(0, len(rows), BATCH_ROWS):
+            part = rows[start : start + BATCH_ROWS]
+            names = [next(entry.name for entry in row if entry) for row in part]
+            paths = [f"{inner}/{name}" if inner else name for name in names]
             if captions is not None:
                 texts = [captions.get(printable(path)) for path in paths]
             else:
-                texts = [_sidecar_text(entry.name, sidecars) for entry in part]
-            refs = [_ref(entry) for entry in part]
-            uids = [row_uid(p, r[3] if r else None) for p, r in zip(paths, refs, strict=True)]
+                texts = [_sidecar_text(name, sidecars) for name in names]
+            refs = [[_ref(entry) if entry else None for entry in row] for row in part]
+            uids = [
+                row_uid(path, *(ref[3] if ref else None for ref in found))
+                for path, found in zip(paths, refs, strict=True)
+            ]
             yield pa.RecordBatch.from_arrays(
                 [
                     pa.array(uids, UID_TYPE),
                     pa.array([printable(path) for path in paths], pa.string()),
                     pa.array(texts, pa.string()),
-                    ref_array(refs),
+                    *(ref_array(column) for column in zip(*refs, strict=True)),
                 ],
                 schema=schema,
             )
-            if missing := sum(ref is None for ref in refs):
+            wanted = [(e, r) for row, f in zip(part, refs, strict=True)
+                      for e, r in zip(row, f, strict=True)]  # fmt: skip
+            if missing := sum(ref is None for entry, ref in wanted if entry):
                 logger.warning("%s: %d files cannot be read", file.name, missing)
 
     def _root(self) -> str:
         return local_path(self.path) if is_local(self.path) else self.path.rstrip("/")
+
+    def _rows(self, entries: Sequence[Entry]) -> list[tuple[Entry | None, ...]]:
+        """Return the files of each row, one per medium, in order of name."""
+        media = self._media_entries(entries)
+        if self.also is None:
+            return [(entry,) for entry in media]
+        others: dict[str, Entry] = {}
+        lonely: dict[str, Entry] = {}
+        stems = {_stem(entry.name) for entry in media}
+        for entry in self._other_entries(entries):
+            if _stem(entry.name) in stems:
+                others.setdefault(_stem(entry.name), entry)
+            else:
+                lonely[entry.name] = entry
+        rows: list[tuple[Entry | None, ...]] = [(e, others.get(_stem(e.name))) for e in media]
+        rows += [(None, entry) for entry in lonely.values()]
+        return sorted(rows, key=lambda row: next(entry.name for entry in row if entry))
+
+    def _other_entries(self, entries: Sequence[Entry]) -> list[Entry]:
+        given = self.media_extensions
+        extensions = other_extensions("folder", self.media, given, self.also)
+        suffixes = tuple(f".{extension}" for extension in extensions)
+        return [entry for entry in entries if suffixes and entry.name.lower().endswith(suffixes)]
 
     def _media_entries(self, entries: Sequence[Entry]) -> list[Entry]:
         extensions = media_extensions("folder", self.media, self.media_extensions)
@@ -157,7 +194,7 @@ class MediaFolder(Source):
     def _token(self, entries: Sequence[Entry], table: SourceFile | None) -> str:
         """Digest names, sizes and times of all that the rows of a folder depend on."""
         digest = hashlib.blake2b(digest_size=UID_BYTES)
-        used = {*self._media_entries(entries)}
+        used = {*self._media_entries(entries), *self._other_entries(entries)}
         used |= {entry for entry in entries if entry.name.endswith(_SIDECARS)}
         for entry in sorted(used, key=lambda entry: entry.name):
             digest.update(f"{entry.name}\0{entry.token}\0".encode("utf-8", "surrogatepass"))
@@ -203,8 +240,12 @@ def _ref(entry: Entry) -> Ref | None:
     return entry.path, 0, length, digest
 
 
+def _stem(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
 def _sidecar_text(name: str, sidecars: Mapping[str, Entry]) -> str | None:
-    stem = name.rpartition(".")[0]
+    stem = _stem(name)
     for extension in _SIDECARS:
         entry = sidecars.get(stem + extension)
         if entry is not None and entry.token:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from winnow.contracts.errors import SetupError, ShardError
 from winnow.contracts.identity import UID_TYPE, row_uid
 from winnow.contracts.media import MEDIA_REF
-from winnow.contracts.parameters import result
+from winnow.contracts.parameters import later, result
 from winnow.contracts.registry import register_source
 from winnow.contracts.source import Source, SourceFile
 from winnow.stages.sources._files import find_files, open_file, printable
@@ -22,6 +22,7 @@ from winnow.stages.sources._media_refs import (
     check_extension,
     digest_of,
     media_extensions,
+    other_extensions,
     ref_array,
 )
 from winnow.stages.sources._tar import Member, TarWalk
@@ -65,26 +66,33 @@ def is_pickle(extension: str) -> bool:
 
 
 @dataclass(kw_only=True, slots=True)
+class Slot:
+    """The preferred member of one medium, as far as a sample was read."""
+
+    ref: Ref | None = None
+    rank: int = 0
+    extension: str = ""
+
+
+@dataclass(kw_only=True, slots=True)
 class Sample:
-    """One sample being read: consecutive members with one key."""
+    """One sample being read: consecutive members with one key. media: one slot per medium."""
 
     key: str
-    media: Ref | None = None
-    rank: int = 0
-    media_extension: str = ""
+    media: tuple[Slot, ...]
     text: str | None = None
     metadata: str | None = None
     members: list[tuple[str, Ref]] = field(default_factory=list)
     omitted: int = 0
 
-    def offer_media(self, rank: int, extension: str, ref: Ref) -> None:
+    def offer_media(self, slot: Slot, rank: int, extension: str, ref: Ref) -> None:
         """Take the media if its extension is preferred to what is there; the other is a member."""
-        if self.media is not None and self.rank <= rank:
+        if slot.ref is not None and slot.rank <= rank:
             self.members.append((extension, ref))
             return
-        if self.media is not None:
-            self.members.append((self.media_extension, self.media))
-        self.media, self.rank, self.media_extension = ref, rank, extension
+        if slot.ref is not None:
+            self.members.append((slot.extension, slot.ref))
+        slot.ref, slot.rank, slot.extension = ref, rank, extension
 
 
 @register_source("webdataset", version=1)
@@ -100,18 +108,21 @@ class WebDataset(Source):
             metadata: string, the first ``metadata_extension`` member, verbatim; else null.
             <media>_ref: MEDIA_REF of the member whose extension comes first in
             ``media_extensions`` (of equal ones the first); null where there is none.
+            <also>_ref: the same of the other medium, by its usual extensions, if ``also`` is set.
             members: list<struct<extension, path, offset, length, digest>>, every other member in
             archive order, extensions as stored: with text and metadata nothing is lost. A text or
             metadata that is not UTF-8, or is over 16 MiB, is here instead.
             num_omitted_members: int32, members that no column carries: pickles (by extension, or
             by content: protocol 2 to 5), links, devices, sparse files and names without an
             extension, counted in the sample they stand in.
-    Identity: key as stored, digest of the media (null where there is none).
+    Identity: key as stored, digest of the media (null where there is none); with ``also``, of the
+            other medium too.
     Cost:   one forward read of every byte, for the digests; memory is one batch of rows.
     Fails:  SetupError: no file, or a compressed tar. ShardError with the byte offset: a truncated
             tar, one without its end-of-archive marker, data after the marker, not a tar.
 
     media: "image" or "audio".  media_extensions: lower case, in order of preference.
+    also: the other medium, where a sample may hold both; without it that is one of ``members``.
     """
 
     path: str | tuple[str, ...]
@@ -119,9 +130,11 @@ class WebDataset(Source):
     media_extensions: tuple[str, ...] | None = result(None)
     text_extensions: tuple[str, ...] = result(("txt", "caption"))
     metadata_extension: str = result("json")
+    also: MediaKind | None = later(None)
 
     def __post_init__(self) -> None:
         media_extensions("webdataset", self.media, self.media_extensions)
+        other_extensions("webdataset", self.media, self.media_extensions, self.also)
         for extension in self.text_extensions:
             check_extension("webdataset", "text_extensions", extension)
         check_extension("webdataset", "metadata_extension", self.metadata_extension)
@@ -139,13 +152,14 @@ class WebDataset(Source):
         return files
 
     def schema(self) -> pa.Schema:
-        """Return the columns; they depend on ``media`` only."""
+        """Return the columns; they depend on ``media`` and ``also`` only."""
         return pa.schema(
             [
                 ("source_key", pa.string()),
                 ("text", pa.string()),
                 ("metadata", pa.string()),
                 (f"{self.media}_ref", MEDIA_REF),
+                *([(f"{self.also}_ref", MEDIA_REF)] if self.also else []),
                 ("members", pa.list_(MEMBER)),
                 ("num_omitted_members", pa.int32()),
             ]
@@ -170,8 +184,15 @@ class WebDataset(Source):
             yield _batch(samples, schema)
 
     def _samples(self, walk: TarWalk, file: SourceFile) -> Iterator[Sample]:
-        extensions = media_extensions("webdataset", self.media, self.media_extensions)
-        ranks = {extension: rank for rank, extension in enumerate(extensions)}
+        extensions = [media_extensions("webdataset", self.media, self.media_extensions)]
+        if self.also:
+            given = self.media_extensions
+            extensions.append(other_extensions("webdataset", self.media, given, self.also))
+        ranks = {
+            extension: (place, rank)
+            for place, names in enumerate(extensions)
+            for rank, extension in enumerate(names)
+        }
         sample: Sample | None = None
         early = 0
         for member in walk:
@@ -189,7 +210,8 @@ class WebDataset(Source):
             if sample is None or sample.key != key:
                 if sample is not None:
                     yield sample
-                sample, early = Sample(key=key, omitted=early), 0
+                slots = tuple(Slot() for _ in extensions)
+                sample, early = Sample(key=key, media=slots, omitted=early), 0
             self._add(sample, extension, member, walk, file, ranks)
         if sample is not None:
             yield sample
@@ -203,7 +225,7 @@ class WebDataset(Source):
         member: Member,
         walk: TarWalk,
         file: SourceFile,
-        ranks: dict[str, int],
+        ranks: dict[str, tuple[int, int]],
     ) -> None:
         lower = extension.lower()
         if not member.plain or is_pickle(lower):
@@ -225,7 +247,8 @@ class WebDataset(Source):
         length, digest = digest_of(sniff)
         ref = (file.path, member.offset, length, digest)
         if lower in ranks:
-            sample.offer_media(ranks[lower], printable(extension), ref)
+            place, rank = ranks[lower]
+            sample.offer_media(sample.media[place], rank, printable(extension), ref)
         elif sniff.is_pickle():
             sample.omitted += 1
         else:
@@ -259,7 +282,8 @@ def _decode(data: bytes) -> str | None:
 
 
 def _batch(samples: Sequence[Sample], schema: pa.Schema) -> pa.RecordBatch:
-    uids = [row_uid(s.key, s.media[3] if s.media else None) for s in samples]
+    refs = list(zip(*([slot.ref for slot in s.media] for s in samples), strict=True))
+    uids = [row_uid(s.key, *(m.ref[3] if m.ref else None for m in s.media)) for s in samples]
     offsets = [0]
     for sample in samples:
         offsets.append(offsets[-1] + len(sample.members))
@@ -278,7 +302,7 @@ def _batch(samples: Sequence[Sample], schema: pa.Schema) -> pa.RecordBatch:
             pa.array([printable(s.key) for s in samples], pa.string()),
             pa.array([s.text for s in samples], pa.string()),
             pa.array([s.metadata for s in samples], pa.string()),
-            ref_array([s.media for s in samples]),
+            *(ref_array(column) for column in refs),
             pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values),
             pa.array([s.omitted for s in samples], pa.int32()),
         ],

@@ -17,7 +17,7 @@ from winnow.contracts.parameters import parameters_model, validate
 from winnow.contracts.registry import FILTERS
 from winnow.filters import expr as ex
 from winnow.filters._parse import parse_expression
-from winnow.filters.rules import PriorityCover, RandomRows, TopFraction
+from winnow.filters.rules import BalancedRows, PriorityCover, RandomRows, TopFraction
 
 UIDS = pa.list_(pa.binary(16))
 TABLE = pa.table(
@@ -28,8 +28,14 @@ TABLE = pa.table(
         "height": pa.array([200, 600, 199, None], pa.int32()),
         "aspect_ratio": pa.array([1.0, 3.015, 3.0, None], pa.float32()),
         "animated": pa.array([False, True, False, None]),
+        "audio_duration_s": pa.array([0.5, 3.0, 30.1, None], pa.float64()),
+        "audio_sample_rate": pa.array([8_000, 16_000, 44_100, None], pa.int32()),
+        "audio_bit_rate": pa.array([64_000, 128_000, 256_000, None], pa.int64()),
+        "audio_channels": pa.array([1, 2, 6, None], pa.int16()),
+        "audio_truncated": pa.array([False, True, False, None]),
         "image_size_bytes": pa.array([10, 20, 30, None], pa.int64()),
         "image_detail": pa.array([0.1, 0.0, 7.5, None], pa.float32()),
+        "audio_detail": pa.array([0.02, 0.0, 0.3, None], pa.float32()),
         "language": pa.array(["en", "de", "en", None]),
         "language_confidence": pa.array([0.9, 0.99, 0.3, None], pa.float32()),
         "num_words": pa.array([3, 1, 2, None], pa.int32()),
@@ -46,8 +52,51 @@ TABLE = pa.table(
         "split": pa.array(["train", "test", "validation", None]),
         "fold": pa.array(["0", "1", None, "4"]),
         "near_evaluation": pa.array([False, True, False, None]),
+        "num_text_words": pa.array([300, 49, 50, None], pa.int32()),
+        "mean_word_length": pa.array([4.5, 4.5, 10.0, None], pa.float32()),
+        "symbol_word_ratio": pa.array([0.0, 0.1, 0.1, None], pa.float32()),
+        "bullet_line_ratio": pa.array([0.0, 0.0, 0.9, None], pa.float32()),
+        "ellipsis_line_ratio": pa.array([0.0, 0.0, 0.3, None], pa.float32()),
+        "alphabetic_word_ratio": pa.array([1.0, 1.0, 0.8, None], pa.float32()),
+        "num_stop_words": pa.array([5, 5, 2, None], pa.int32()),
+        "num_clean_sentences": pa.array([3, 2, 9, None], pa.int32()),
+        "has_curly_bracket": pa.array([False, False, True, None]),
+        "has_lorem_ipsum": pa.array([False, False, False, None]),
+        "clean_line_ratio": pa.array([0.5, 1.0, 1.0, None], pa.float32()),
+        **{
+            f"{name}_ratio": pa.array([0.1, 0.5, 0.0, None], pa.float32())
+            for name in (
+                *("duplicate_line", "duplicate_line_character"),
+                *("duplicate_paragraph", "duplicate_paragraph_character"),
+                *(f"top_{n}gram" for n in (2, 3, 4)),
+                *(f"duplicate_{n}gram" for n in range(5, 11)),
+            )
+        },
+        "num_emails": pa.array([0, 1, 2, None], pa.int32()),
+        **{
+            f"num_{kind}": pa.array([0, 1, 0, None], pa.int32())
+            for kind in ("phones", "ip_addresses", "card_numbers", "ibans")
+        },
+        "text_perplexity": pa.array([20.0, 500.0, float("nan"), None], pa.float32()),
+        "word_error_rate": pa.array([0.0, 0.4, 1.2, None], pa.float32()),
+        "audio_text_score": pa.array([0.4, 0.3, -0.1, None], pa.float32()),
+        "transcript_no_speech_probability": pa.array([0.1, 0.6, 0.9, None], pa.float32()),
+        "transcript_log_probability": pa.array([-0.2, -1.0, -0.1, None], pa.float32()),
+        "transcript_compression_ratio": pa.array([1.1, 2.4, 16.0, None], pa.float32()),
+        "transcript_language": pa.array(["en", "de", "en", None]),
         "near_duplicates": pa.array([[], [], [], None], UIDS),
         "near_duplicate_group": pa.array([None] * 4, pa.binary(16)),
+        "near_duplicate_audio": pa.array([[], [], [], None], UIDS),
+        "near_duplicate_audio_group": pa.array([None] * 4, pa.binary(16)),
+        "near_duplicate_texts": pa.array([[], [], [], None], UIDS),
+        "snr_db": pa.array([14.0, 13.9, 40.0, None], pa.float32()),
+        "clipping_ratio": pa.array([0.001, 0.0, 0.002, None], pa.float32()),
+        "peak_pile_up": pa.array([0.0, 0.05, 0.001, None], pa.float32()),
+        "silence_ratio": pa.array([0.3, 0.31, 0.0, None], pa.float32()),
+        "speech_ratio": pa.array([0.3, 0.29, 1.0, None], pa.float32()),
+        "bandwidth_hz": pa.array([5_000.0, 4_000.0, 11_025.0, None], pa.float32()),
+        "dc_offset": pa.array([0.03, 0.05, 0.0, None], pa.float32()),
+        "near_duplicate_texts_group": pa.array([None] * 4, pa.binary(16)),
     }
 )
 T, F, N = True, False, None
@@ -77,6 +126,7 @@ EXAMPLES: list[tuple[str, dict[str, Any], list[bool | None]]] = [
     ("caption_shape_is", {"shapes": ["url", "digits"]}, [F, T, T, N]),
     ("max_caption_occurrences", {"occurrences": 2}, [T, T, F, N]),
     ("min_image_detail", {"detail": 0.1}, [T, F, T, N]),
+    ("min_audio_detail", {"detail": 0.02}, [T, F, T, N]),
     ("min_clip_score", {"threshold": 0.28}, [T, T, N, N]),
     ("min_clip_score", {"threshold": 0.29}, [F, T, N, N]),
     ("min_clip_score", {"threshold": 0.2, "column": "other_score"}, [F, T, T, N]),
@@ -90,6 +140,39 @@ EXAMPLES: list[tuple[str, dict[str, Any], list[bool | None]]] = [
     ("split_is", {"parts": ["0", "4"], "column": "fold"}, [T, F, N, T]),
     ("not_near_evaluation", {}, [T, F, T, N]),
     ("datacomp_basic", {}, [T, F, F, N]),
+    ("text_quality", {}, [T, F, F, N]),
+    ("text_quality", {"rules": ["gopher"]}, [T, F, T, N]),
+    ("text_quality", {"rules": ["gopher"], "bounds": {"min_num_text_words": 49}}, [T, T, T, N]),
+    ("text_quality", {"rules": ["gopher_repetition"]}, [T, F, T, N]),
+    ("text_quality", {"rules": [], "bounds": {"min_clean_line_ratio": 0.6}}, [F, T, T, N]),
+    ("text_quality", {"rules": ["c4"]}, [T, F, F, N]),
+    ("max_pii", {}, [T, F, F, N]),
+    ("max_pii", {"most": 2}, [T, F, T, N]),
+    ("max_pii", {"kinds": ["phone", "iban"]}, [T, F, T, N]),
+    ("max_perplexity", {"threshold": 100}, [T, F, N, N]),
+    ("max_perplexity", {"threshold": 1, "column": "other_score"}, [T, T, T, N]),
+    ("audio_duration", {"min_s": 3}, [F, T, T, N]),
+    ("audio_duration", {"max_s": 3.0}, [T, T, F, N]),
+    ("audio_duration", {"min_s": 1.0, "max_s": 30.0}, [F, T, F, N]),
+    ("min_sample_rate", {"hertz": 16_000}, [F, T, T, N]),
+    ("max_audio_channels", {"channels": 2}, [T, T, F, N]),
+    ("not_truncated_audio", {}, [T, F, T, N]),
+    ("min_audio_snr", {"snr_db": 14.0}, [T, F, T, N]),
+    ("max_clipping_ratio", {"ratio": 0.001}, [T, T, F, N]),
+    ("max_clipping_ratio", {"pile_up": 0.001}, [T, F, T, N]),
+    ("max_clipping_ratio", {"ratio": 0.001, "pile_up": 0.001}, [T, F, F, N]),
+    ("max_silence_ratio", {"ratio": 0.3}, [T, F, T, N]),
+    ("min_speech_ratio", {"ratio": 0.3}, [T, F, T, N]),
+    ("min_bandwidth", {"hz": 5_000.0}, [T, F, T, N]),
+    ("max_dc_offset", {"offset": 0.03}, [T, F, T, N]),
+    ("max_word_error_rate", {"threshold": 0.4}, [T, T, F, N]),
+    ("max_word_error_rate", {"threshold": 0.1, "column": "other_score"}, [T, F, F, N]),
+    ("min_audio_text_score", {"threshold": 0.3}, [T, T, F, N]),
+    ("transcript_is", {"max_no_speech_probability": 0.6}, [T, T, F, N]),
+    ("transcript_is", {"min_log_probability": -0.5}, [T, F, T, N]),
+    ("transcript_is", {"max_compression_ratio": 2.4}, [T, T, F, N]),
+    ("transcript_is", {"languages": ["en"]}, [T, F, T, N]),
+    ("transcript_is", {"languages": ["en"], "max_compression_ratio": 2.4}, [T, F, F, N]),
     ("where", {"expression": "clip_score is None or width < 200"}, [F, T, T, T]),
 ]
 
@@ -112,6 +195,25 @@ RULES: list[tuple[str, dict[str, Any], object]] = [
     ("random_rows", {"count": 7}, RandomRows(count=7, fraction=None, seed=0)),
     ("random_rows", {"fraction": 1, "seed": 3}, RandomRows(count=None, fraction=1.0, seed=3)),
     (
+        "balanced_rows",
+        {"by": ["language"], "cap": 5},
+        BalancedRows(
+            by=("language",), present=(), caps=(("*", 5),), weights=None, total=None, seed=0
+        ),
+    ),
+    (
+        "balanced_rows",
+        {"by": ["language", "split"], "weights": {"en": 2, "de": 0.5}, "total": 9, "seed": 1},
+        BalancedRows(
+            by=("language", "split"),
+            present=(),
+            caps=None,
+            weights=(("de", 0.5), ("en", 2.0)),
+            total=9,
+            seed=1,
+        ),
+    ),
+    (
         "drop_near_duplicates",
         {"prefer": ["largest clip_score", "smallest image_size_bytes"]},
         PriorityCover(
@@ -129,10 +231,36 @@ RULES: list[tuple[str, dict[str, Any], object]] = [
             prefer=(("width", "largest"), ("height", "largest"), ("image_size_bytes", "largest")),
         ),
     ),
+    (
+        "drop_near_duplicates",
+        {"media": "audio"},
+        PriorityCover(
+            neighbors="near_duplicate_audio",
+            groups="near_duplicate_audio_group",
+            prefer=(
+                ("audio_duration_s", "largest"),
+                ("audio_sample_rate", "largest"),
+                ("audio_bit_rate", "largest"),
+            ),
+        ),
+    ),
+    (
+        "drop_near_duplicates",
+        {"media": "text"},
+        PriorityCover(
+            neighbors="near_duplicate_texts", groups="near_duplicate_texts_group", prefer=()
+        ),
+    ),
 ]
 
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("min_image_size", {"side": 0}, "side=0 .* at least 1"),
+    ("audio_duration", {}, "give at least one of min_s, max_s"),
+    ("audio_duration", {"min_s": -1.0}, "min_s=-1.0 .* at least 0"),
+    ("audio_duration", {"min_s": 5.0, "max_s": 4.0}, "swap them"),
+    ("audio_duration", {"max_s": float("nan")}, "at least 0"),
+    ("min_sample_rate", {"hertz": 0}, "at least 1"),
+    ("max_audio_channels", {"channels": 0}, "at least 1"),
     ("max_aspect_ratio", {"ratio": 0.5}, "ratio=0.5 .* at least 1"),
     ("max_aspect_ratio", {"ratio": float("nan")}, "at least 1"),
     ("max_image_pixels", {"pixels": -1}, "at least 1"),
@@ -148,6 +276,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("caption_shape_is", {"shapes": []}, "shapes is empty"),
     ("max_caption_occurrences", {"occurrences": 0}, "at least 1"),
     ("min_image_detail", {"detail": -0.1}, "at least 0"),
+    ("min_audio_detail", {"detail": -0.1}, "at least 0"),
     ("min_clip_score", {"threshold": 28.0}, r"in \[-1, 1\]"),
     ("min_clip_score", {"threshold": 0.2, "column": ""}, "such as 'clip_score'"),
     ("clip_top_fraction", {"fraction": 30.0}, r"in \[0, 1\]"),
@@ -162,9 +291,46 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("random_rows", {"count": 3, "fraction": 0.5}, "either count"),
     ("random_rows", {"count": 0}, "count=0 .* at least 1"),
     ("random_rows", {"fraction": 10.0}, r"in \[0, 1\]"),
+    ("balanced_rows", {"cap": 3}, r'such as \["language"\]'),
+    ("balanced_rows", {"by": ["language"]}, "either cap, such as 10000, or weights"),
+    ("balanced_rows", {"by": ["a"], "cap": 3, "weights": {"en": 1}}, "either cap"),
+    ("balanced_rows", {"by": ["a", "a"], "cap": 3}, "names a column twice"),
+    ("balanced_rows", {"by": ["a"], "cap": 0}, "cap=0 must be at least 1"),
+    ("balanced_rows", {"by": ["a"], "cap": {}}, "at least one group"),
+    ("balanced_rows", {"by": ["a"], "cap": {"en": -1}}, "0 rows or more"),
+    ("balanced_rows", {"by": ["a"], "weights": {"en": 0}}, "one of them above 0"),
+    ("balanced_rows", {"by": ["a"], "weights": {"en": float("inf")}}, "above 0"),
+    ("balanced_rows", {"by": ["a"], "cap": 3, "total": 4}, "total=4 goes with weights"),
+    ("balanced_rows", {"present": {"a+b": "x is None"}, "cap": 3}, "cannot name a condition"),
+    ("balanced_rows", {"present": {"image": "x >> 1"}, "cap": 3}, "character 1"),
     ("drop_near_duplicates", {"prefer": ["clip_score"]}, '"largest clip_score"'),
     ("drop_near_duplicates", {"prefer": ["biggest width"]}, '"largest width"'),
     ("drop_near_duplicates", {"prefer": ["largest a", "smallest a"]}, "'a' twice"),
+    ("text_quality", {"rules": []}, "nothing is asked"),
+    ("text_quality", {"bounds": {"max_symbols": 1}}, "did you mean max_symbol_word_ratio"),
+    ("text_quality", {"bounds": {"symbol_word_ratio": 1}}, "not min_ or max_"),
+    ("text_quality", {"bounds": {"max_top_2gram_ratio": 20}}, r"in \[0, 1\]"),
+    ("max_pii", {"most": -1}, "most=-1 .* at least 0"),
+    ("max_pii", {"kinds": []}, "at least one of email, phone"),
+    ("max_perplexity", {"threshold": 0.5}, "threshold=0.5 .* at least 1"),
+    ("max_perplexity", {"threshold": 9, "column": ""}, "such as 'text_perplexity'"),
+    ("min_audio_snr", {"snr_db": 100.0}, r"in \[-60, 60\]"),
+    ("max_clipping_ratio", {}, "at least one of ratio, pile_up"),
+    ("max_clipping_ratio", {"ratio": 1.5}, r"ratio=1.5 .* in \[0, 1\]"),
+    ("max_clipping_ratio", {"pile_up": -0.1}, "pile_up=-0.1"),
+    ("max_silence_ratio", {"ratio": 30.0}, r"in \[0, 1\]"),
+    ("min_speech_ratio", {"ratio": 30.0}, r"in \[0, 1\]"),
+    ("min_bandwidth", {"hz": -1.0}, "at least 0"),
+    ("max_dc_offset", {"offset": -0.1}, "at least 0"),
+    ("max_word_error_rate", {"threshold": -0.1}, "threshold=-0.1 can never be right"),
+    ("max_word_error_rate", {"threshold": 0.1, "column": ""}, "names no column"),
+    ("min_audio_text_score", {"threshold": 1.5}, "threshold=1.5 can never be right"),
+    ("transcript_is", {}, "nothing is asked"),
+    ("transcript_is", {"max_no_speech_probability": 2.0}, r"in \[0, 1\]"),
+    ("transcript_is", {"min_log_probability": 0.5}, "use 0 or less"),
+    ("transcript_is", {"min_log_probability": float("nan")}, "use 0 or less"),
+    ("transcript_is", {"max_compression_ratio": -1.0}, "at least 0"),
+    ("transcript_is", {"languages": ["en"], "column": ""}, "names no column"),
     ("where", {"expression": "width >> 3"}, "character 1"),
 ]
 
@@ -179,8 +345,13 @@ MISTYPED: list[tuple[str, dict[str, Any]]] = [
     ("caption_shape_is", {"shapes": ["sentence"]}),
     ("clip_top_fraction", {"fraction": 0.3, "over": "all"}),
     ("random_rows", {"count": 0.5}),
+    ("balanced_rows", {"by": ["language"], "cap": True}),
+    ("balanced_rows", {"by": "language", "cap": 3}),
     ("split_is", {"parts": "train"}),
     ("where", {"expression": True}),
+    ("text_quality", {"rules": ["gopher2"]}),
+    ("text_quality", {"bounds": {"min_num_text_words": "50"}}),
+    ("max_pii", {"kinds": ["name"]}),
 ]
 
 

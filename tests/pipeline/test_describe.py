@@ -20,6 +20,7 @@ from winnow.pipeline.describe import (
     load_summary,
     mixture_warnings,
     plan_lines,
+    readable,
 )
 from winnow.pipeline.plan import make_plan
 from winnow.pipeline.recipe import parse_recipe
@@ -216,3 +217,12 @@ def test_a_row_has_a_story_after_a_run_that_failed_half_way(run: Runner, tmp_pat
     assert story.columns["num_letters"] == 6
     assert "fine" not in story.columns
     assert story.outcome == {"outcome": "kept"}
+
+
+def test_values_are_readable() -> None:
+    reference = {"path": "a.wav", "offset": 0, "digest": bytes([1, 2])}
+    assert readable(reference) == "{path: 'a.wav', offset: 0, digest: 0102}"
+    assert readable([0.10000000149011612, float("nan"), None]) == "[0.1, nan, None]"
+    assert readable(list(range(25))).endswith("18, 19, ... (25 in all)]")
+    assert readable(bytes(576)) == "0" * 32 + "... (576 bytes)"
+    assert readable(True) == "True"

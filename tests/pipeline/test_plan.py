@@ -272,3 +272,62 @@ def test_a_payload_that_the_source_has_as_bytes_must_be_there(tmp_path: Path) ->
     source = f"{{use: url_table, path: '{tmp_path}/t.parquet'}}"
     made = make_plan(parse_recipe(f"name: p\nsource: {source}\n"))
     assert str(made.filters[0].rule) == "not (image is None)"
+
+
+TWO = "  download: {}\n  download_audio: {use: download, media: audio, url_column: text}\n"
+BOTH = "download_error is None and download_audio_error is None"
+
+
+@pytest.mark.parametrize(
+    ("export", "rule"),
+    [
+        ("", BOTH),
+        ("  train: {}\n", BOTH),
+        ("  train: {payload: [image, audio]}\n", BOTH.replace(" and ", " or ")),
+        ("  train: {payload: [audio, image], require: all}\n", BOTH),
+        ("  train: {payload: [image, audio], use: parquet}\n", BOTH.replace(" and ", " or ")),
+        ("  a: {payload: [image, audio]}\n  b: {payload: image}\n", "download_error is None"),
+        ("  a: {payload: []}\n", None),
+        ("  a: {payload: []}\n  b: {payload: audio}\n", BOTH),
+    ],
+)
+def test_which_media_must_be_there_follows_from_the_exports(
+    tmp_path: Path, export: str, rule: str | None
+) -> None:
+    made = plan(tmp_path, TWO, export=export)
+    assert [str(f.rule) for f in made.filters] == ([] if rule is None else [rule])
+
+
+@pytest.mark.parametrize(
+    ("export", "rule"),
+    [
+        ("", "not (image_ref is None) or not (audio_ref is None)"),
+        ("  train: {payload: audio}\n", "not (audio_ref is None)"),
+        ("  train: {payload: [image, audio]}\n",
+         "not (image_ref is None) or not (audio_ref is None)"),
+        ("  train: {payload: [image, audio], require: all}\n",
+         "not (image_ref is None) and not (audio_ref is None)"),
+        ("  train: {payload: []}\n", None),
+    ],
+)  # fmt: skip
+def test_of_a_source_of_several_media_those_that_are_exported_must_be_there(
+    tmp_path: Path, export: str, rule: str | None
+) -> None:
+    (tmp_path / "a.png").write_bytes(b"x")
+    text = f"name: p\nsource: {{use: folder, path: '{tmp_path}', also: audio}}\n"
+    made = make_plan(parse_recipe(text + (f"export:\n{export}" if export else "")))
+    assert made.virtual == ("image", "audio")
+    assert [str(f.rule) for f in made.filters] == ([] if rule is None else [rule])
+
+
+def test_a_balance_is_by_columns_that_can_name_groups(tmp_path: Path) -> None:
+    balance = "  even: {{use: balanced_rows, {}, cap: 3, on_null: drop}}\n"
+    made = plan(tmp_path, IMAGES, COVER + balance.format("by: [text, animated]"), "  train: {}\n")
+    assert [f.key for f in made.filters] == ["has_media", "cover", "even"]
+    for by, problem in (
+        ("by: [aspect_ratio]", "filters.even: aspect_ratio is float; balance by texts"),
+        ("by: [langage]", "filters.even reads langage, which nothing writes"),
+        ("present: {wide: 'text > 3'}", "filters.even: present.wide: "),
+    ):
+        with pytest.raises(RecipeError, match=problem):
+            plan(tmp_path, IMAGES, balance.format(by))

@@ -19,12 +19,14 @@ from click.testing import CliRunner
 from PIL import Image
 
 from winnow.contracts.errors import SetupError
+from winnow.contracts.media import MediaCaps
 from winnow.pipeline import report_cards
 from winnow.pipeline.cli_report import find_state, report
 from winnow.pipeline.report import REPORT, render_report, write_report
 from winnow.pipeline.report_scan import MAX_VALUES, ValueCounts
 from winnow.pipeline.run import RunReport
 from winnow.pipeline.storage import Storage
+from winnow.stages._audio import decode_audio
 
 Runner = Callable[..., RunReport]
 HOSTILE = [
@@ -84,10 +86,12 @@ def check_safe(html: str) -> Page:
         "html head meta title style body header h1 h2 h3 h4 h5 p b span i div nav a main section"
     )
     allowed += " section code pre table thead tbody tr th td svg g rect line text ul li img footer"
+    allowed += " audio"
     assert {t for t, _ in page.tags} <= set(allowed.split())
     for _, attributes in page.tags:
         assert not [name for name in attributes if name.startswith("on")]
     assert all(src.startswith("data:image/jpeg;base64,") for src in page.attributes("img", "src"))
+    assert all(src.startswith("data:audio/mpeg;base64,") for src in page.attributes("audio", "src"))
     assert all(h.startswith(("#", "../export/")) for h in page.attributes("a", "href"))
     targets = {a["id"] for _, a in page.tags if "id" in a}
     assert {h[1:] for h in page.attributes("a", "href") if h.startswith("#")} <= targets
@@ -393,3 +397,78 @@ def test_a_row_that_killed_its_worker_is_not_decoded_again(run: Runner, tmp_path
     file.unlink()
     pq.write_table(table.set_column(at, table.schema.field(at), column), file)
     assert len(Page(make(tmp_path / "ws")).attributes("img", "src")) == 2
+
+
+TRIPLES = """
+name: triples
+rows_per_shard: 4
+source: {{use: file_table, path: {data}/t.csv, image_column: image, audio_column: audio}}
+filters:
+  long: {{use: where, expression: "length(text) >= 6", on_null: drop}}
+"""
+
+
+def tone(row: int, seconds: float) -> np.ndarray:
+    return 0.3 * np.sin(np.arange(int(seconds * 8000)) * (0.1 + row / 40)).astype(np.float32)
+
+
+@pytest.fixture
+def triples(run: Runner, tmp_path: Path) -> Path:
+    """Eight rows: recordings in four formats, pictures beside some, one broken, one hostile."""
+    from winnow.stages._audio_encode import encode_audio
+
+    folder = tmp_path / "data"
+    folder.mkdir()
+    lines = ["image,audio,text"]
+    for row, kind in enumerate(["wav", "mp3", "opus", "flac"] * 2):
+        sound = encode_audio(tone(row, 70.0 if row == 1 else 0.2 + row / 10), 8000, kind)
+        (folder / f"{row}.{kind}").write_bytes(sound if row != 6 else b"RIFF\0\0\0\0WAVEjunk")
+        if row % 2:
+            picture(row).save(folder / f"{row}.jpg")
+        text = "<script>" if row == 3 else "text " * (row % 3 + 1)
+        lines.append(f"{f'{row}.jpg' if row % 2 else ''},{row}.{kind},{text}")
+    (folder / "t.csv").write_text("\n".join(lines) + "\n")
+    run(TRIPLES.format(data=folder))
+    return tmp_path / "ws"
+
+
+def test_recordings_can_be_seen_and_heard_beside_their_pictures(triples: Path) -> None:
+    html = make(triples)
+    page = check_safe(html)
+    cards = {
+        match[1]: match[2]
+        for match in re.finditer(r'<li class="card[^"]*" title="(\w+)">(.*?)</li>', html, re.DOTALL)
+    }
+    assert len(cards) == 8
+    # One is broken: seven can be heard; four have a picture beside the spectrum.
+    assert sum("<audio controls" in card for card in cards.values()) == 7
+    assert sum('<div class="picture"><img' in card for card in cards.values()) == 4
+    assert "1 min 10 s" in page.texts["div.value"]
+    clips = {base64.b64decode(s.partition(",")[2]) for s in page.attributes("audio", "src")}
+    found = [decode_audio(clip, MediaCaps()) for clip in clips]
+    assert len(clips) == 7
+    lengths = sorted(round(heard.duration_s, 1) for heard in found if not isinstance(heard, str))
+    assert lengths == [0.2, 0.4, 0.5, 0.6, 0.7, 0.9, 8.0]
+    assert max(map(len, clips)) < 30_000
+    assert html == make(triples)
+
+
+def test_sounds_stop_at_their_budget_and_keep_their_picture(
+    triples: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = Page(make(triples))
+    monkeypatch.setattr(report_cards, "SOUND_BUDGET", 9_000)
+    page = check_safe(make(triples))
+    heard = page.attributes("audio", "src")
+    assert 0 < len(heard) < len(full.attributes("audio", "src"))
+    assert sum(map(len, heard)) <= 9_000
+    assert page.attributes("img", "src") == full.attributes("img", "src")
+
+
+def test_rows_of_text_alone_show_more_of_it(run: Runner, tmp_path: Path) -> None:
+    words = " ".join(f"word{i}" for i in range(200))
+    run(toy(write_rows(tmp_path / "in.jsonl", [words]), MINIMUM))
+    html = make(tmp_path / "ws")
+    (caption,) = check_safe(html).texts["div.caption"]
+    assert caption == words[:399].rstrip() + "\u2026"
+    assert 'class="card  whole"' in html

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import io
+import itertools
 import threading
 import time
 import warnings
+from dataclasses import dataclass, replace
 
 import imagehash
 import numpy as np
 import pyarrow as pa
 import pytest
+import soxr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile, ImageOps
 
-from winnow.contracts.media import DecodedImage, MediaCaps
+from tests.sounds import encoded as encode_sound
+from winnow.contracts.media import DecodedAudio, DecodedImage, MediaCaps
+from winnow.models.log_mel import LogMel
 from winnow.stages import _media
-from winnow.stages._media import BatchMedia, MediaCache, decode_image, quiet_pillow
+from winnow.stages._media import BatchMedia, MediaCache, decode_audio, decode_image, quiet_pillow
 
 CAPS = MediaCaps()
 
@@ -477,3 +482,152 @@ def test_decoding_runs_beside_the_reader_and_close_ends_its_threads() -> None:
 def test_an_unknown_column_is_an_error_of_the_caller() -> None:
     with MediaCache(1, 0) as cache, pytest.raises(KeyError):
         next(BatchMedia(batch_of(b""), caps=CAPS, cache=cache, first_row=0).images("picture"))
+
+
+def sounds(*kinds: str) -> list[bytes]:
+    return [encode_sound(kind, 0.5, 44_100, 2) for kind in kinds]
+
+
+def sound_batch(*data: bytes | None) -> pa.RecordBatch:
+    return batch_of(*data, column="audio")
+
+
+def media_of(cache: MediaCache, *data: bytes | None, first_row: int = 0) -> BatchMedia:
+    return BatchMedia(sound_batch(*data), caps=CAPS, cache=cache, first_row=first_row)
+
+
+LOG_MEL = LogMel(sample_rate=16_000, n_fft=400, hop=160, num_bins=20)
+
+
+@pytest.mark.parametrize("threads", [0, 1, 4])
+def test_recordings_waveforms_and_features_of_a_row_are_one_decode(threads: int) -> None:
+    data = sounds("wav", "flac", "mp3", "opus")
+    with MediaCache(1 << 28, threads) as cache:
+        media = media_of(cache, *data, None, b"<html>")
+        features = list(media.features(feature=LOG_MEL))
+        waves = list(media.waveforms(sample_rate=16_000))
+        recordings = list(media.audio())
+        other = list(media.waveforms(sample_rate=8_000))
+        again = list(media.features(feature=replace(LOG_MEL)))
+        assert cache.num_decoded == 5  # the rows that have bytes
+    for rows in (features, waves, recordings, other):
+        assert rows[4:] == ["missing", "undecodable"]
+    for row, encoded_bytes in enumerate(data):
+        alone = decode_audio(encoded_bytes, CAPS)
+        assert isinstance(alone, DecodedAudio)
+        assert np.array_equal(recordings[row].samples, alone.samples)
+        for rate, found in ((16_000, waves[row]), (8_000, other[row])):
+            expected = soxr.resample(alone.samples.mean(0), alone.sample_rate, rate, "HQ")
+            assert np.array_equal(found, expected)
+        assert np.array_equal(features[row], LOG_MEL.compute(waves[row]))
+        assert again[row] is features[row]
+
+
+def test_stages_in_any_order_share_one_decode() -> None:
+    data = sounds("wav", "flac")
+    asks = {
+        "audio": lambda m: m.audio(),
+        "waveforms": lambda m: m.waveforms(sample_rate=16_000),
+        "features": lambda m: m.features(feature=LOG_MEL),
+        "native": lambda m: m.waveforms(sample_rate=44_100),
+    }
+    found: dict[str, list] = {}
+    for order in itertools.permutations(asks):
+        with MediaCache(1 << 28, 0) as cache:
+            media = media_of(cache, *data)
+            for name in order:
+                values = [getattr(v, "samples", v) for v in asks[name](media)]
+                first = found.setdefault(name, values)
+                assert all(np.array_equal(a, b) for a, b in zip(first, values, strict=True))
+            assert cache.num_decoded == 2, order
+
+
+def test_a_mono_recording_at_its_own_rate_is_kept_once() -> None:
+    data = encode_sound("wav", 0.5)
+    with MediaCache(1 << 24, 0) as cache:
+        media = media_of(cache, data)
+        (recording,) = media.audio()
+        (wave,) = media.waveforms(sample_rate=16_000)
+        assert np.shares_memory(wave, recording.samples)
+        assert cache._kept_bytes == recording.samples.nbytes
+        assert cache.num_decoded == 1
+
+
+def test_a_feature_is_computed_once_of_the_waveform_that_is_kept() -> None:
+    calls: list[int] = []
+
+    @dataclass(frozen=True)
+    class Loudness:
+        sample_rate: int = 16_000
+
+        def compute(self, samples_N: np.ndarray) -> np.ndarray:  # noqa: N803
+            calls.append(len(samples_N))
+            return np.array([np.abs(samples_N).max()], np.float32)
+
+    with MediaCache(1 << 28, 2) as cache:
+        media = media_of(cache, *sounds("wav", "mp3", "flac"))
+        first = list(media.features(feature=Loudness()))
+        assert list(media.features(feature=Loudness())) == first
+    assert calls == [8_000] * 3
+
+
+def test_what_nobody_asked_for_makes_room_first() -> None:
+    """Of 18 rows the waveforms fit (32,000 bytes each), and one row's samples (176,400)."""
+    data = [encode_sound("wav", 0.5, 44_100, 2) for _ in range(18)]
+    with MediaCache(18 * 32_000 + 176_400 + 100, 0) as cache:
+        media = media_of(cache, *data)
+        waves = list(media.waveforms(sample_rate=16_000))
+        assert cache.num_decoded == 18
+        assert cache._kept_bytes <= cache.budget_bytes
+        again = list(media.waveforms(sample_rate=16_000))
+        assert all(a is b for a, b in zip(waves, again, strict=True))
+        assert cache.num_decoded == 18
+        next(media.audio())  # still there, of the first row
+        assert cache.num_decoded == 18
+
+
+def test_dropped_samples_are_decoded_again_to_the_same_values() -> None:
+    data = sounds("mp3", "opus", "flac")
+    with MediaCache(1, 2) as cache:
+        media = media_of(cache, *data)
+        first, second = list(media.audio()), list(media.audio())
+        assert cache.num_decoded == 6
+        assert cache._kept_bytes == 0
+    for a, b in zip(first, second, strict=True):
+        assert np.array_equal(a.samples, b.samples)
+
+
+def test_pictures_and_sounds_share_one_budget_and_keep_apart() -> None:
+    picture, sound = encoded(noise(20, 20)), encode_sound("wav", 0.2)
+    batch = pa.record_batch(
+        {
+            "image": pa.array([picture], pa.large_binary()),
+            "audio": pa.array([sound], pa.large_binary()),
+        }
+    )
+    with MediaCache(1 << 24, 0) as cache:
+        media = BatchMedia(batch, caps=CAPS, cache=cache, first_row=0)
+        assert isinstance(next(media.images()), DecodedImage)
+        assert isinstance(next(media.audio()), DecodedAudio)
+        assert next(media.images("audio")) == next(media.audio("image")) == "undecodable"
+        assert isinstance(next(media.audio()), DecodedAudio)
+        assert isinstance(next(media.images()), DecodedImage)
+        assert cache.num_decoded == 4
+
+
+def test_a_failure_of_sound_is_kept() -> None:
+    with MediaCache(1 << 24, 0) as cache:
+        media = media_of(cache, b"<html>")
+        for rows in (media.audio(), media.waveforms(sample_rate=8_000)):
+            assert list(rows) == ["undecodable"]
+        assert list(media.features(feature=LOG_MEL)) == ["undecodable"]
+        assert cache.num_decoded == 1
+
+
+def test_the_caps_of_the_recipe_hold_for_sound() -> None:
+    with MediaCache(1 << 24, 0) as cache:
+        media = BatchMedia(
+            sound_batch(encode_sound("wav", 0.5)),
+            caps=MediaCaps(max_duration_s=0.4), cache=cache, first_row=0,
+        )  # fmt: skip
+        assert list(media.waveforms(sample_rate=16_000)) == ["too_long"]

@@ -5,11 +5,16 @@ A stage that needs parameters, a model or a network gets them from ``EXAMPLES``.
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
+import functools
+import hashlib
 import io
 import pickle
 import re
+import shutil
 import struct
+import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +26,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from tests.sounds import mutated_sounds
 from winnow.contracts.media import MEDIA_REF, MediaCaps
 from winnow.contracts.parameters import parameters_model, result_parameters, validate
 from winnow.contracts.registry import STAGES
@@ -87,11 +93,36 @@ def small_captioner(engine: str) -> Callable[[Path], dict[str, Any]]:
     return make
 
 
+def small_whisper(engine: str) -> Callable[[Path], dict[str, Any]]:
+    """A Whisper with random weights."""
+
+    def make(folder: Path) -> dict[str, Any]:
+        from tests import speech_models
+
+        model = speech_models.whisper(folder / "hf")
+        if engine == "faster_whisper":
+            model = speech_models.converted(model, folder / "ct2")
+        return {
+            "engine": engine, "model": model, "batch_size": 8, "max_tokens": 8,
+            "write_segments": True,
+        }  # fmt: skip
+
+    return make
+
+
+def small_clap(folder: Path) -> dict[str, Any]:
+    """A CLAP with random weights."""
+    from tests import speech_models
+
+    return {"model": speech_models.clap(folder / "clap"), "batch_size": 4, "write_embeddings": True}
+
+
 def fixed(**parameters: Any) -> Callable[[Path], dict[str, Any]]:
     return lambda _: parameters
 
 
 EXAMPLES: dict[str, list[Callable[[Path], dict[str, Any]]]] = {
+    "audio_text_score": [small_clap],
     "caption": [
         small_captioner("hf"),
         small_captioner("projector"),
@@ -124,6 +155,7 @@ EXAMPLES: dict[str, list[Callable[[Path], dict[str, Any]]]] = {
         fixed(mode="keep_ratio", image_size=20, encode_format="png"),
         fixed(mode="no", encode_format="webp", skip_reencode=True),
     ],
+    "transcript": [small_whisper("faster_whisper"), small_whisper("hf")],
 }
 
 CASES = [
@@ -205,6 +237,33 @@ def mutated_images() -> Iterator[bytes]:
     yield from (b"", b"\x00", b"<html><body>404</body></html>", pickle.dumps(print))
 
 
+@functools.cache
+def hostile_videos() -> tuple[dict[str, Any], ...]:
+    """References to videos: whole, cut, damaged, playlists, gone, changed."""
+    from tests.videos import write_video
+
+    folder = Path(tempfile.mkdtemp(prefix="winnow-videos-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    write_video(folder / "whole.mp4", seconds=2)
+    whole = (folder / "whole.mp4").read_bytes()
+    playlist = b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n"
+    flipped = bytearray(whole)
+    for position in np.random.default_rng(0).integers(100, len(whole), 40):
+        flipped[position] ^= 255
+    bodies = [whole, whole[: len(whole) // 2], bytes(flipped), playlist, b"", b"<html></html>"]
+    references = []
+    for index, body in enumerate(bodies):
+        path = folder / f"{index}.mp4"
+        path.write_bytes(body)
+        digest = hashlib.blake2b(body, digest_size=16).digest()
+        reference = {"path": str(path), "offset": 0, "length": len(body), "digest": digest}
+        references += [reference] * 3
+    gone = {**references[0], "path": str(folder / "gone.mp4")}
+    changed = {**references[0], "digest": bytes(16)}
+    beyond = {**references[0], "offset": 1 << 40}
+    return (*references, gone, changed, beyond, {**references[0], "path": None})
+
+
 HOSTILE_STRINGS = [
     "a photo of two red cats on a sofa",
     "",
@@ -231,7 +290,11 @@ HOSTILE_STRINGS = [
 ]
 
 
-CLOSED: dict[str, list[Any]] = {"fold": ["0", "1", "2", None, ""]}
+CLOSED: dict[str, list[Any]] = {
+    "fold": ["0", "1", "2", None, ""],
+    "segment_start_s": [0.0, 0.0, 0.5, -1.0, float("nan"), float("inf"), 1e300, None],
+    "segment_end_s": [1.0, 2.0, 0.25, 1.0, 1.0, float("inf"), 1e9, None],
+}
 """Columns with few right values, which hostile ones of their type would never hit."""
 
 
@@ -239,6 +302,8 @@ def column(name: str, kind: pa.DataType, num_rows: int) -> pa.Array:
     """Hostile values of a type, nulls among them."""
     if name in CLOSED:
         values: list[Any] = CLOSED[name]
+    elif pa.types.is_large_binary(kind) and "audio" in name:
+        values = [*mutated_sounds(), None]
     elif pa.types.is_large_binary(kind) or pa.types.is_binary(kind):
         values = [*mutated_images(), None]
     elif pa.types.is_fixed_size_binary(kind):
@@ -253,7 +318,7 @@ def column(name: str, kind: pa.DataType, num_rows: int) -> pa.Array:
     elif pa.types.is_floating(kind):
         values = [0.0, -1.5, float("nan"), float("inf"), None]
     elif kind == MEDIA_REF:
-        values = [None]
+        values = [*hostile_videos(), None]
     elif pa.types.is_struct(kind):
         children = [column(name, field.type, 24).to_pylist() for field in kind]
         rows = [
@@ -297,7 +362,8 @@ def annotate(built: Built, batch: pa.RecordBatch) -> pa.RecordBatch:
 
 def error_column(stage: Stage) -> str:
     """Stages whose columns can be renamed name their error after them."""
-    return f"{getattr(stage, 'column', stage.name)}_error"
+    renamed = f"{getattr(stage, 'column', stage.name)}_error"
+    return renamed if renamed in stage.writes.names else f"{stage.name}_error"
 
 
 def codes(stage: Stage, out: pa.RecordBatch) -> list[str | None]:

@@ -383,3 +383,39 @@ def test_img2dataset_codes(server):
 )
 def test_messages_of_img2dataset(message, code):
     assert code_of_message(message) == code
+
+
+def hours_of_silence(hours: float) -> bytes:
+    """A WAV whose header promises so many hours, and which ends after a second."""
+    data = bytearray(tone())
+    promised = int(hours * 3600 * 8000 * 2)
+    data[4:8] = (promised + 36).to_bytes(4, "little")
+    data[40:44] = promised.to_bytes(4, "little")
+    return bytes(data)
+
+
+def test_a_recording_is_as_long_as_its_header_says(server: LoopbackServer) -> None:
+    routes = {"/short": tone(), "/long": hours_of_silence(24), "/page": b"<html>" + bytes(99)}
+    # 100 hours of 8 kHz need more bytes than 32 bits count: at 1 kHz they fit.
+    slow = bytearray(hours_of_silence(0.0))
+    promised = 100 * 3600 * 1000 * 2
+    slow[24:28], slow[28:32] = (1000).to_bytes(4, "little"), (2000).to_bytes(4, "little")
+    slow[4:8], slow[40:44] = (promised + 36).to_bytes(4, "little"), promised.to_bytes(4, "little")
+    routes["/hundred"] = bytes(slow)
+    for path, body in routes.items():
+        server.routes[path] = answer(body, Content_Type="audio/wav")
+    urls: list[str | None] = [f"http://site.test{path}" for path in routes]
+    capped = annotate(Download(media="audio", max_duration_s=600.0), server, urls).to_pydict()
+    assert capped["download_audio_error"] == [None, "too_long", "not_media", "too_long"]
+    assert capped["audio"] == [tone(), None, None, None]
+    assert capped["download_audio_status"] == [200] * 4
+    free = annotate(Download(media="audio"), server, urls).to_pydict()
+    assert free["download_audio_error"] == [None, None, "not_media", None]
+
+
+def test_the_cap_on_length_is_for_audio_and_leaves_fingerprints() -> None:
+    assert "max_duration_s" not in result_parameters(Download(media="audio"))
+    with pytest.raises(RecipeError, match="'audio' with max_duration_s"):
+        Download(max_duration_s=60.0)
+    with pytest.raises(RecipeError, match=r"max_duration_s=-1.0 .* above 0"):
+        Download(media="audio", max_duration_s=-1.0)

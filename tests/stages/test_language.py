@@ -18,7 +18,16 @@ from winnow.contracts.registry import STAGES
 from winnow.contracts.stage import WorkerOptions
 from winnow.stages._language_evidence import load_words, lookup
 from winnow.stages._language_scripts import LANGUAGES_OF, NOT_LATIN, script_of
-from winnow.stages.language import ENGLISH_THRESHOLD, Identifier, Language, _model_path, identify
+from winnow.stages.language import (
+    ENGLISH_THRESHOLD,
+    MAX_CHARACTERS,
+    Identifier,
+    Language,
+    _model_path,
+    identify,
+    identify_spread,
+    pieces_of,
+)
 
 SAMPLE = Path(__file__).parent.parent / "data" / "language_cldr.tsv"
 
@@ -248,3 +257,31 @@ def test_is_registered_and_pickles() -> None:
     assert STAGES.find("language") is Language
     stage = Language(method="fasttext")
     assert pickle.loads(pickle.dumps(stage)) == stage
+
+
+def test_spread_looks_at_all_of_a_long_text(combined: Identifier) -> None:
+    """An English notice of 2,300 characters before German: the beginning alone says English."""
+    notice = "This site uses cookies, and you can read about them in our policy. " * 35
+    german = "Der Hund schlief den ganzen Tag im Garten, und niemand wollte ihn dort wecken. " * 200
+    assert len(notice) > MAX_CHARACTERS
+    assert identify(notice + german, combined)[0] == "en"
+    label, confidence = identify_spread(notice + german, combined)
+    assert label == "de"
+    assert confidence > 0.7
+    assert identify_spread(notice + german[: len(notice)], combined)[1] < 0.7, "in two languages"
+    assert identify_spread(german[:MAX_CHARACTERS], combined) == identify(german, combined)
+    assert identify_spread(" " * 5000, combined) == ("und", 0.0)
+
+
+def test_pieces_reach_from_the_first_to_the_last_character() -> None:
+    text = "".join(chr(0x4E00 + i) for i in range(4001))
+    pieces = pieces_of(text)
+    assert [len(piece) for piece in pieces] == [250] * 8
+    assert pieces[0] == text[:250]
+    assert pieces[-1] == text[-250:]
+    assert len({text.index(piece[0]) for piece in pieces}) == 8
+
+
+def test_sample_is_outside_the_fingerprint_of_what_was_there_before() -> None:
+    assert "sample" not in result_parameters(Language())
+    assert result_parameters(Language(sample="spread"))["sample"] == "spread"

@@ -13,29 +13,37 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any, ClassVar
 
 from aiohttp import web
 
 from winnow.contracts.errors import SetupError
+from winnow.contracts.source import Source
 from winnow.stages.sources._scenes.noise import World
 from winnow.stages.sources._scenes.payload import Answer, answer
 
-if TYPE_CHECKING:
-    from winnow.stages.sources.scenes import SceneSource
-
+Find = Callable[[str], Answer]
+"""Request target -> answer."""
 DRIP_S = 1.0
 """Seconds between the bytes of a slow link."""
-_WORLD = web.AppKey("world", World)
+ROBOTS = Answer(status=200, content_type="text/plain", body=b"User-agent: *\nAllow: /\n")
+_FIND: web.AppKey[Find] = web.AppKey("find")
 _POOL = web.AppKey("pool", ThreadPoolExecutor)
 
 
 class SceneServer:
-    """Serves a SceneSource's pictures: ``with SceneServer(source) as server: server.address``."""
+    """Serves a SceneSource's pictures: ``with SceneServer(source) as server: server.address``.
 
-    def __init__(self, source: SceneSource, host: str = "127.0.0.1", port: int = 0) -> None:
+    ``module`` is what the process runs; that of another kind of source calls ``run``.
+    """
+
+    module: ClassVar[str] = "winnow.stages.sources._scenes.serve"
+
+    def __init__(self, source: Source, host: str = "127.0.0.1", port: int = 0) -> None:
         self._source, self._host, self._port = source, host, port
         self._process: subprocess.Popen[str] | None = None
         self._address = ""
@@ -50,7 +58,7 @@ class SceneServer:
         config = {
             "source": {
                 field.name: getattr(self._source, field.name)
-                for field in dataclasses.fields(self._source)
+                for field in dataclasses.fields(self._source)  # type: ignore[arg-type]
             },
             "host": self._host,
             "port": self._port,
@@ -58,7 +66,7 @@ class SceneServer:
         }
         # -P: a folder of the caller cannot shadow a module. Own session: Ctrl-C is the caller's.
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "winnow.stages.sources._scenes.serve"],
+            [sys.executable, "-P", "-m", self.module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -73,7 +81,8 @@ class SceneServer:
         if not line.startswith("listening "):
             self.stop()
             where = f"{self._host}:{self._port}"
-            msg = f"the scenes server does not start on {where}: {line.strip() or 'it ended'}"
+            name, why = self._source.name, line.strip() or "it ended"
+            msg = f"the {name} server does not start on {where}: {why}"
             raise SetupError(msg)
         self._address = line.split()[1]
 
@@ -110,29 +119,35 @@ def _pipe(pipe: IO[str] | None) -> IO[str]:
     return pipe
 
 
+def row_number(target: str) -> int | None:
+    """Return the row's number in a request target, None where there is none."""
+    number = target.rpartition("/")[2].partition(".")[0]
+    return int(number) if number.isascii() and number.isdigit() and len(number) <= 15 else None
+
+
 def find(world: World, target: str) -> Answer:
     """Return the answer for a request target; 404 for whatever is no row's URL."""
     if target == "/robots.txt":
-        return Answer(status=200, content_type="text/plain", body=b"User-agent: *\nAllow: /\n")
-    number = target.rpartition("/")[2].partition(".")[0]
-    if number.isascii() and number.isdigit() and len(number) <= 15:
-        row = world.row(int(number))
+        return ROBOTS
+    number = row_number(target)
+    if number is not None:
+        row = world.row(number)
         if row.path == target:
             return answer(world, row)
     return Answer(status=404, content_type="text/plain", body=b"no such picture\n")
 
 
 async def _handle(request: web.Request) -> web.StreamResponse:
-    world, pool = request.app[_WORLD], request.app[_POOL]
+    answers, pool = request.app[_FIND], request.app[_POOL]
     loop = asyncio.get_running_loop()
-    found = await loop.run_in_executor(pool, find, world, request.raw_path)
+    found: Answer = await loop.run_in_executor(pool, answers, request.raw_path)
     headers = {"Content-Type": found.content_type}
     if not found.drip:
         return web.Response(status=found.status, body=found.body, headers=headers)
     response = web.StreamResponse(status=found.status, headers=headers)
     response.content_length = len(found.body)
-    await response.prepare(request)
     try:
+        await response.prepare(request)
         for i in range(len(found.body)):
             await response.write(found.body[i : i + 1])
             await asyncio.sleep(DRIP_S)
@@ -141,13 +156,9 @@ async def _handle(request: web.Request) -> web.StreamResponse:
     return response
 
 
-async def _serve(config: dict[str, Any]) -> None:
-    from winnow.contracts.parameters import validate
-    from winnow.stages.sources.scenes import SceneSource
-
-    source = SceneSource(**validate(SceneSource, config["source"]))
+async def _serve(config: dict[str, Any], answers: Find) -> None:
     app = web.Application()
-    app[_WORLD] = source.world()
+    app[_FIND] = answers
     app[_POOL] = ThreadPoolExecutor(max(2, os.cpu_count() or 1))
     app.router.add_get("/{path:.*}", _handle)
     runner = web.AppRunner(app, access_log=None, keepalive_timeout=75)
@@ -166,17 +177,27 @@ def _end_with_stdin() -> None:
     os._exit(0)
 
 
-def main() -> None:
-    """Read the configuration from standard input and serve until it is closed."""
+def run(finder: Callable[[dict[str, Any]], Find]) -> None:
+    """Read the configuration from standard input and serve until it is closed.
+
+    finder: the source's parameters -> what its URLs answer with.
+    """
     config = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_stdin, daemon=True).start()
     try:
-        asyncio.run(_serve(config))
+        asyncio.run(_serve(config, finder(config["source"])))
     except OSError as error:
         sys.stdout.write(f"{error}\n")
         sys.stdout.flush()
     os._exit(0)
 
 
+def _finder(parameters: dict[str, Any]) -> Find:
+    from winnow.contracts.parameters import validate
+    from winnow.stages.sources.scenes import SceneSource
+
+    return partial(find, SceneSource(**validate(SceneSource, parameters)).world())
+
+
 if __name__ == "__main__":
-    main()
+    run(_finder)

@@ -10,8 +10,9 @@ from sklearn.metrics import top_k_accuracy_score
 
 from tests.stages.evaluate.subjects import embeddings, overall, random_unit, unit, values
 from winnow.contracts.errors import RecipeError, SetupError
+from winnow.contracts.parameters import result_parameters
 from winnow.stages.evaluate._ranking import Places, hits, rank_relevant
-from winnow.stages.evaluate._rows import caption_groups
+from winnow.stages.evaluate._rows import caption_groups, shuffled
 from winnow.stages.evaluate.retrieval import Retrieval
 
 
@@ -207,3 +208,37 @@ def test_what_cannot_be_measured_is_refused() -> None:
 def test_bad_parameters_are_refused(parameters: dict, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         Retrieval(**parameters)
+
+
+def test_permuted_pairs_are_those_of_a_loop() -> None:
+    image, text = noisy_pairs(40, 3)
+    captions = [f"caption {i // 2}" for i in range(40)]
+    subject = embeddings(image, text, captions=captions)
+    got = overall(Retrieval(at=(1, 5), permutations=40).measure(subject))
+    keys = subject.rows["key"].to_pylist()
+    order = sorted(range(40), key=keys.__getitem__)
+    a, b, said = image[order], text[order], [captions[i] for i in order]
+    for at in (1, 5):
+        found = []
+        for number in range(40):
+            moved = b[shuffled([keys[i] for i in order], number, "retrieval.permutations")]
+            there, back = naive_recall(a, moved, said, at), naive_recall(moved, a, said, at)
+            found.append((np.mean(there) + np.mean(back)) / 2)
+        assert got[f"retrieval.permuted_mean_recall@{at}"] == pytest.approx(np.mean(found))
+        upper = np.quantile(found, 0.95)
+        assert got[f"retrieval.permuted_upper_recall@{at}"] == pytest.approx(upper)
+        times = got[f"retrieval.mean_recall@{at}"] / np.mean(found)
+        assert got[f"retrieval.times_permuted@{at}"] == pytest.approx(times)
+    assert got["retrieval.times_permuted@1"] > 5
+    plain = Retrieval(at=(1, 5))
+    assert not [m for m in overall(plain.measure(subject)) if "permuted" in m]
+    assert "permutations" not in result_parameters(plain)
+
+
+def test_permutations_are_the_same_for_every_model() -> None:
+    image, text = noisy_pairs(40, 3)
+    one = Retrieval(at=(1,), permutations=5).measure(embeddings(image, text))
+    two = Retrieval(at=(1,), permutations=5).measure(embeddings(image, text))
+    assert [s.value for s in one] == [s.value for s in two]
+    with pytest.raises(RecipeError, match="permutations=-1"):
+        Retrieval(permutations=-1)

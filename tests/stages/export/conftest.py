@@ -8,6 +8,7 @@ import decimal
 import functools
 import hashlib
 import io
+import wave
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,6 +126,31 @@ def make_rows(num_rows: int = NUM_ROWS, kinds: Sequence[str] = ("JPEG",)) -> pa.
         "conversations": pa.array([conversation_of(i) for i in count], CONVERSATIONS),
     }
     return pa.RecordBatch.from_pydict(columns)
+
+
+def encoded_sound(row: int) -> bytes:
+    """A distinct WAV of 50 ms: every sample says which row it is of."""
+    out = io.BytesIO()
+    with wave.open(out, "wb") as sound:
+        sound.setnchannels(1)
+        sound.setsampwidth(2)
+        sound.setframerate(8000)
+        sound.writeframes(row.to_bytes(2, "little") * 400)
+    return out.getvalue()
+
+
+def make_triples(num_rows: int = 12) -> pa.RecordBatch:
+    """Rows of image and audio: by turns both, the image alone, the audio alone; a second image in
+    every other one."""
+    rows = make_rows(num_rows)
+    count = range(num_rows)
+    images = [None if i % 3 == 2 else encoded_image(i) for i in count]
+    sounds = [None if i % 3 == 1 else encoded_sound(i) for i in count]
+    crops = [encoded_image(i + 100) if i % 2 else None for i in count]
+    index = rows.schema.get_field_index("image")
+    rows = rows.set_column(index, "image", pa.array(images, pa.large_binary()))
+    rows = rows.append_column("audio", pa.array(sounds, pa.large_binary()))
+    return rows.append_column("crop", pa.array(crops, pa.large_binary()))
 
 
 def context_of(rows: pa.RecordBatch, **changes: Any) -> ExportContext:
@@ -251,4 +277,34 @@ def tars_alone(rows: pa.RecordBatch, tmp_path_factory: pytest.TempPathFactory) -
     """Two tars that were described before there was a manifest."""
     folder = tmp_path_factory.mktemp("alone") / "pets"
     export(WebDataset(rows_per_file=20), rows, folder, manifest_is_known=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def triples() -> pa.RecordBatch:
+    """Twelve rows of which some lack the image, some the audio."""
+    return make_triples()
+
+
+@pytest.fixture(scope="session")
+def triple_tars(triples: pa.RecordBatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two tars of image, audio and text."""
+    folder = tmp_path_factory.mktemp("triples") / "triple-tars"
+    export(WebDataset(rows_per_file=6, payload=("image", "audio", "crop")), triples, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def triple_parquets(triples: pa.RecordBatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two Parquet files of image, audio and text."""
+    folder = tmp_path_factory.mktemp("triples") / "triple-parquets"
+    export(Parquet(rows_per_file=6, payload=("image", "audio", "crop")), triples, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def text_tars(triples: pa.RecordBatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two tars of texts alone."""
+    folder = tmp_path_factory.mktemp("texts") / "texts"
+    export(WebDataset(rows_per_file=6, payload=()), triples, folder)
     return folder

@@ -26,9 +26,9 @@ print(json.dumps(sorted(dataset.metadata.ctx.issues.errors)))
 out = {}
 for records in dataset.metadata.record_sets:
     out[records.id] = [
-        {k.partition("/")[2]: v.decode() if isinstance(v, bytes) else v.size if hasattr(v, "size")
-         and hasattr(v, "convert") else str(v) for k, v in record.items() if "pdq" not in k
-         and "near" not in k}
+        {k.partition("/")[2]: v.decode(errors="replace") if isinstance(v, bytes) else v.size
+         if hasattr(v, "size") and hasattr(v, "convert") else str(v) for k, v in record.items()
+         if "pdq" not in k and "near" not in k}
         for record in dataset.records(records.id)
     ]
 print(json.dumps(out))
@@ -64,6 +64,18 @@ def test_mlcroissant_reads_every_sample(
             assert int(record["width"]) == 32
             assert int(record["phash"]) == row["phash"]
     assert [r["image"] for r in records["samples"]] == [[32, 24]] * len(expected)
+
+
+def test_mlcroissant_reads_each_medium_of_triples(
+    triple_tars: Path, triples: pa.RecordBatch, tmp_path: Path
+) -> None:
+    records = read(triple_tars, tmp_path)
+    for column in ("image", "audio", "crop"):
+        has = [key for key, value in zip(triples["key"].to_pylist(), triples[column], strict=True)
+               if value.is_valid]  # fmt: skip
+        assert sorted(r["key"] for r in records[f"{column}_samples"]) == sorted(has)
+    assert {str(r["image"]) for r in records["image_samples"]} == {"[32, 24]"}
+    assert len(records["manifest"]) == triples.num_rows
 
 
 def test_without_a_manifest_the_samples_are_key_and_image(

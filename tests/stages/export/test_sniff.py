@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import wave
 
+import av
+import numpy as np
 import pytest
 from PIL import Image, features
 
@@ -43,8 +45,41 @@ def test_what_the_wave_module_writes() -> None:
 
 
 @pytest.mark.parametrize(
+    ("container", "codec", "rate", "extension"),
+    [
+        ("wav", "pcm_s16le", 16000, "wav"),
+        ("flac", "flac", 16000, "flac"),
+        ("ogg", "libopus", 48000, "opus"),
+        ("opus", "libopus", 48000, "opus"),
+        ("mp3", "libmp3lame", 16000, "mp3"),
+        ("ipod", "aac", 16000, "m4a"),
+        ("adts", "aac", 16000, "aac"),
+        ("aiff", "pcm_s16be", 16000, "aiff"),
+        ("caf", "pcm_s16be", 16000, "caf"),
+        ("au", "pcm_s16be", 16000, "au"),
+        ("matroska", "libopus", 48000, "mka"),
+        ("webm", "libopus", 48000, "webm"),
+    ],
+)
+def test_what_ffmpeg_writes(container: str, codec: str, rate: int, extension: str) -> None:
+    out = io.BytesIO()
+    with av.open(out, "w", format=container) as file:
+        stream = file.add_stream(codec, rate=rate, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, rate), np.int16), "s16", "mono")
+        frame.sample_rate = rate
+        for source in (frame, None):
+            for packet in stream.encode(source):
+                file.mux(packet)
+    assert media_extension(out.getvalue()[:HEAD_BYTES]) == extension
+    assert media_type(extension).startswith("audio/")
+
+
+@pytest.mark.parametrize(
     ("head", "extension"),
     [
+        (b"#!AMR-WB\n", "amr"),
+        (bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c"), "wma"),
+        (b"BW64\0\0\0\0WAVE", "wav"),
         (b"fLaC\0\0\0\x22", "flac"),
         (b"OggS\0\x02", "ogg"),
         (b"ID3\x04\0", "mp3"),

@@ -197,9 +197,11 @@ def test_wrong_columns_fail_in_the_plan(
         WebDataset(**parameters).payloads(rows.schema)
 
 
-def test_no_media_at_all_fails_in_the_plan() -> None:
-    with pytest.raises(RecipeError, match="no column holds media bytes"):
-        WebDataset().payloads(pa.schema([pa.field("text", pa.string())]))
+def test_a_table_of_urls_of_which_nothing_was_fetched_fails_in_the_plan() -> None:
+    urls = pa.schema([pa.field("text", pa.string()), pa.field("url", pa.string())])
+    with pytest.raises(RecipeError, match=r"no column holds media bytes.*or set payload: \[\]"):
+        WebDataset().payloads(urls)
+    assert WebDataset(payload=()).payloads(urls) == []
 
 
 def test_parameters_from_yaml() -> None:

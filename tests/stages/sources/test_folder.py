@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from winnow.contracts.errors import RecipeError, SetupError, ShardError
-from winnow.contracts.identity import row_uid
-from winnow.contracts.parameters import validate
+from winnow.contracts.identity import content_digest, row_uid
+from winnow.contracts.parameters import result_parameters, validate
 from winnow.contracts.registry import SOURCES
 from winnow.stages.sources.folder import MediaFolder
 
@@ -304,3 +304,43 @@ def test_many_files_come_in_batches(tmp_path: Path) -> None:
     [file] = source.files()
     sizes = [batch.num_rows for batch in source.read(file)]
     assert sizes == [1024, 76]
+
+
+def test_files_of_one_stem_are_one_row_with_both_media(tmp_path: Path) -> None:
+    make(tmp_path, "a.jpg", "a.flac", "a.mp3", "b.jpg")
+    make(tmp_path, "d/a.JPG", "d/a.x.wav", "d/c.wav", "d/a.WAV")
+    (tmp_path / "a.txt").write_text("both")
+    (tmp_path / "d/c.txt").write_text("sound alone")
+    source = MediaFolder(path=str(tmp_path), also="audio")
+    assert source.schema().names == ["path", "text", "image_ref", "audio_ref"]
+    found = {
+        str(r["path"]): (r["text"], *(ref and Path(ref["path"]).name  # type: ignore[index]
+                                      for ref in (r["image_ref"], r["audio_ref"])))
+        for r in rows(source)
+    }  # fmt: skip
+    assert found == {
+        "a.jpg": ("both", "a.jpg", "a.flac"),
+        "b.jpg": (None, "b.jpg", None),
+        "d/a.JPG": (None, "a.JPG", "a.WAV"),
+        "d/a.x.wav": (None, None, "a.x.wav"),
+        "d/c.wav": ("sound alone", None, "c.wav"),
+    }
+    digests = [content_digest((tmp_path / name).read_bytes()) for name in ("a.jpg", "a.flac")]
+    assert {r["path"]: r["uid"] for r in rows(source)}["a.jpg"] == row_uid("a.jpg", *digests)
+    sounds = MediaFolder(path=str(tmp_path), media="audio", also="image")
+    assert sum(r["audio_ref"] is not None for r in rows(sounds)) == 5
+    token = {f.name: f.token for f in source.files()}
+    (tmp_path / "d/a.WAV").write_bytes(b"another sound")
+    changed = {f.name: f.token for f in source.files()}
+    assert (changed["."], changed["d"] == token["d"]) == (token["."], False)
+
+
+def test_a_second_medium_leaves_fingerprints_as_they_are(tmp_path: Path) -> None:
+    make(tmp_path, "a.jpg")
+    plain = MediaFolder(path=str(tmp_path))
+    assert "also" not in result_parameters(plain)
+    assert result_parameters(MediaFolder(path=str(tmp_path), also="audio"))["also"] == "audio"
+    with pytest.raises(RecipeError, match="also='image' with media='image'; write also: audio"):
+        MediaFolder(path=str(tmp_path), also="image")
+    with pytest.raises(RecipeError, match="media_extensions has 'wav', which is audio"):
+        MediaFolder(path=str(tmp_path), media_extensions=("jpg", "wav"), also="audio")

@@ -30,7 +30,7 @@ from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_expan
 
 from winnow.contracts.errors import RecipeError, SetupError, ShardError
 from winnow.contracts.identity import content_digest, row_uid
-from winnow.contracts.parameters import validate
+from winnow.contracts.parameters import result_parameters, validate
 from winnow.contracts.registry import SOURCES
 from winnow.stages.sources._files import open_file
 from winnow.stages.sources.webdataset import WebDataset, split_name
@@ -389,3 +389,41 @@ def test_what_img2dataset_writes(tmp_path: Path, server: str) -> None:
         assert (row["members"], row["num_omitted_members"]) == ([], 0)
     for file in source.files():
         assert_same_samples(file.path)
+
+
+TRIPLES: Entries = [
+    ("a.jpg", b"picture a"),
+    ("a.flac", b"sound a"),
+    ("a.txt", b"both"),
+    ("b.opus", b"sound b, opus"),
+    ("b.wav", b"sound b"),
+    ("b.second.wav", b"another"),
+    ("c.png", b"picture c"),
+]
+
+
+def test_a_sample_with_image_and_audio_has_both_references(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.tar", TRIPLES)
+    source = WebDataset(path=path, also="audio")
+    a, b, c = rows(source)
+    assert (bytes_of(a["image_ref"]), bytes_of(a["audio_ref"])) == (b"picture a", b"sound a")
+    assert (a["text"], a["members"]) == ("both", [])
+    assert (b["image_ref"], bytes_of(b["audio_ref"])) == (None, b"sound b")
+    # Nothing is lost: what is not preferred is a member still.
+    members = [(m["extension"], bytes_of(m)) for m in b["members"]]
+    assert members == [("opus", b"sound b, opus"), ("second.wav", b"another")]
+    assert (bytes_of(c["image_ref"]), c["audio_ref"]) == (b"picture c", None)
+    digests = [content_digest(b"picture a"), content_digest(b"sound a")]
+    assert a["uid"] == row_uid("a", *digests)
+    sounds = rows(WebDataset(path=path, media="audio", also="image"))
+    assert [row["audio_ref"] for row in sounds] == [row["audio_ref"] for row in (a, b, c)]
+
+
+def test_without_also_all_is_as_it_was(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.tar", TRIPLES)
+    plain = WebDataset(path=path)
+    assert "also" not in result_parameters(plain)
+    a = rows(plain)[0]
+    assert a["uid"] == row_uid("a", content_digest(b"picture a"))
+    assert [m["extension"] for m in a["members"]] == ["flac"]
+    assert_same_samples(path)

@@ -1,0 +1,158 @@
+"""What the headers of audio files say of their length, where FFmpeg guesses or says otherwise.
+
+FFmpeg cuts a WAV's length to the bytes that are there, and guesses that of an MP3 without a count
+of frames. Nothing here raises for the content of ``data``: what makes no sense is None.
+"""
+
+from __future__ import annotations
+
+import struct
+
+_MAX_CHUNKS, _MAX_TAGS = 1000, 16
+_MAX_BOXES = 100_000
+_MP4_FOLDERS = frozenset(
+    {b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf", b"edts", b"udta", b"mvex"}
+)
+_PCM_TAGS = frozenset({1, 3, 6, 7, 0xFFFE})
+
+# ISO/IEC 11172-3, 2.4.2.3 and ISO/IEC 13818-3: index 3 is reserved. Versions: 2.5, -, 2, 1.
+_MPEG_RATES = {0: (11_025, 12_000, 8_000), 2: (22_050, 24_000, 16_000), 3: (44_100, 48_000, 32_000)}
+
+
+def wav_duration(data: bytes) -> float | None:
+    """Return seconds by the chunks "fmt ", "fact" and "data" ("ds64") of a RIFF or RF64 file.
+
+    None where the data chunk is missing, or of a size that streaming writers put there.
+    """
+    at, long_size, num_fact, wave = 12, None, None, None
+    for _ in range(_MAX_CHUNKS):
+        if at + 8 > len(data):
+            return None
+        name, size = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
+        body = data[at + 8 : at + 8 + min(size, 64)]
+        if name == b"ds64" and len(body) >= 16:
+            long_size = int.from_bytes(body[8:16], "little")
+        elif name == b"fmt " and len(body) >= 16:
+            wave = struct.unpack("<HHIIHH", body[:16])
+        elif name == b"fact" and len(body) >= 4:
+            num_fact = int.from_bytes(body[:4], "little")
+        elif name == b"data":
+            if size == 0xFFFFFFFF and long_size:
+                return _wave_seconds(wave, long_size, num_fact)
+            return None if _is_streamed(size) else _wave_seconds(wave, size, num_fact)
+        at += 8 + size + size % 2
+    return None
+
+
+def _is_streamed(size: int) -> bool:
+    """Return whether it is what FFmpeg, SoX and others write into a pipe, not knowing the end."""
+    return size in (0, 0xFFFFFFFF) or 0x7FFFF000 <= size <= 0x7FFFFFFF
+
+
+def _wave_seconds(wave: tuple[int, ...] | None, size: int, num_fact: int | None) -> float | None:
+    if wave is None:
+        return None
+    tag, _, rate, byte_rate, block, _ = wave
+    if tag in _PCM_TAGS:
+        return size // block / rate if block and rate else None
+    if num_fact and rate:
+        return num_fact / rate
+    return size / byte_rate if byte_rate else None
+
+
+def id3_end(data: bytes) -> int:
+    """Return where the ID3v2 tags at the beginning end (id3.org, ID3v2.4, 3.1)."""
+    at = 0
+    for _ in range(_MAX_TAGS):
+        if data[at : at + 3] != b"ID3" or at + 10 > len(data):
+            break
+        size = 0
+        for byte in data[at + 6 : at + 10]:
+            size = size << 7 | byte & 127
+        at += 10 + size + 10 * (data[at + 5] >> 4 & 1)
+    return at
+
+
+def mpeg_duration(data: bytes) -> float | None:
+    """Return seconds by the frame count of a "Xing", "Info" or "VBRI" tag in the first frame.
+
+    The encoder's delay and padding, where a LAME tag says them, are not counted. None without a
+    tag: the bit rate of one frame tells nothing of a file with changing ones.
+    """
+    at = id3_end(data)
+    head = data[at : at + 4]
+    if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
+        return None
+    version, layer, index = head[1] >> 3 & 3, head[1] >> 1 & 3, head[2] >> 2 & 3
+    if version == 1 or layer != 1 or index == 3:
+        return None
+    rate, samples = _MPEG_RATES[version][index], 1152 if version == 3 else 576
+    if data[at + 36 : at + 40] == b"VBRI":
+        return int.from_bytes(data[at + 50 : at + 54], "big") * samples / rate
+    mono = head[3] >> 6 == 3
+    side = (17 if mono else 32) if version == 3 else (9 if mono else 17)
+    tag = at + 4 + side
+    if data[tag : tag + 4] not in (b"Xing", b"Info") or not data[tag + 7 : tag + 8]:
+        return None
+    flags = data[tag + 7]
+    if not flags & 1:
+        return None
+    frames = int.from_bytes(data[tag + 8 : tag + 12], "big")
+    lame = tag + 8 + 4 * (flags & 1) + 4 * (flags >> 1 & 1) + 100 * (flags >> 2 & 1)
+    lame += 4 * (flags >> 3 & 1)
+    unheard = _lame_delay_and_padding(data[lame : lame + 24])
+    return max(frames * samples - unheard, 0) / rate
+
+
+def _lame_delay_and_padding(tag: bytes) -> int:
+    """Return samples by the LAME info tag, 0 without one (LAME's documentation, "Mp3 info tag")."""
+    if len(tag) < 24 or tag[:4] not in (b"LAME", b"Lavf", b"Lavc"):
+        return 0
+    both = int.from_bytes(tag[21:24], "big")
+    return (both >> 12) + (both & 0xFFF)
+
+
+def opus_pre_skip(data: bytes) -> float:
+    """Return the seconds that RFC 7845 drops at the beginning of an Ogg Opus stream."""
+    at = data.find(b"OpusHead", 0, 4096)
+    return int.from_bytes(data[at + 10 : at + 12], "little") / 48_000 if at >= 0 else 0.0
+
+
+def ogg_is_whole(data: bytes) -> bool:
+    """Return whether the last page is there to its end and ends its stream (RFC 3533, 6)."""
+    at = len(data)
+    for _ in range(16):
+        at = data.rfind(b"OggS", 0, at)
+        if at < 0:
+            return False
+        if data[at + 4 : at + 5] == b"\0" and at + 27 <= len(data):
+            table = data[at + 27 : at + 27 + data[at + 26]]
+            whole = at + 27 + len(table) + sum(table) <= len(data)
+            return whole and len(table) == data[at + 26] and bool(data[at + 5] & 4)
+    return False
+
+
+def mp4_counts_are_possible(data: bytes) -> bool:
+    """Return whether no table of samples (stsz, stz2, trun) is longer than the file could hold.
+
+    FFmpeg makes an entry in memory for each, though the table need not list them: a few bytes
+    could make it take gigabytes. Formats with less than half a byte per sample are none of ours.
+    """
+    waiting = [(0, len(data))]
+    for _ in range(_MAX_BOXES):
+        if not waiting:
+            return True
+        at, end = waiting.pop()
+        if at + 8 > end:
+            continue
+        size, name, body = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8], at + 8
+        if size == 1:
+            size, body = int.from_bytes(data[at + 8 : at + 16], "big"), at + 16
+        stop = min(end, at + max(size, 8)) if size else end
+        waiting.append((stop, end))
+        if name in _MP4_FOLDERS:
+            waiting.append((body, stop))
+        where = {b"stsz": body + 8, b"stz2": body + 8, b"trun": body + 4}.get(name)
+        if where is not None and int.from_bytes(data[where : where + 4], "big") > 2 * len(data):
+            return False
+    return False

@@ -1,0 +1,85 @@
+"""Subtitles of a video: a text track inside it, or a file beside it; read by FFmpeg."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import av
+from av.container import InputContainer
+
+MAX_BYTES = 16 << 20
+FORMATS = {"srt": "srt", "vtt": "webvtt", "ass": "ass", "ssa": "ass"}
+"""Extension -> FFmpeg's demuxer; the first that is there counts."""
+_TEXT_CODECS = frozenset({"subrip", "srt", "ass", "ssa", "mov_text", "webvtt", "text"})
+_STYLE = re.compile(r"\{\\[^{}]*\}|<[^<>\n]{1,40}>")
+"""Style commands of ASS, and tags of SRT that FFmpeg does not know."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cue:
+    """One subtitle: when it is shown, in seconds on the file's clock, and what it says."""
+
+    start_s: float
+    end_s: float
+    text: str
+
+
+def sidecar_cues(data: bytes, extension: str) -> list[Cue]:
+    """Return the cues of a subtitle file, by time; [] where it is none that can be read.
+
+    UTF-8, else Windows-1252 as most old files are.
+    """
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = data.decode("cp1252", "replace")
+    try:
+        with av.open(io.BytesIO(text.encode()), "r", format=FORMATS[extension]) as container:
+            return _cues(container, container.streams.subtitles[0])
+    except (av.FFmpegError, ValueError, IndexError):
+        return []
+
+
+def embedded_cues(container: InputContainer) -> list[Cue]:
+    """Return the cues of the first text track of a video, by time; [] where it has none."""
+    for stream in container.streams.subtitles:
+        if stream.codec_context.name in _TEXT_CODECS:
+            try:
+                return _cues(container, stream)
+            except (av.FFmpegError, ValueError):
+                return []
+    return []
+
+
+def _cues(container: InputContainer, stream: Any) -> list[Cue]:
+    found = []
+    for packet in container.demux(stream):
+        if packet.pts is None or not packet.size:
+            continue
+        start = float(packet.pts * packet.time_base)
+        end = start + float((packet.duration or 0) * packet.time_base)
+        text = _plain(packet.decode())
+        if text and end > start:
+            found.append(Cue(start_s=start, end_s=end, text=text))
+    return sorted(found, key=lambda cue: (cue.start_s, cue.end_s, cue.text))
+
+
+def _plain(subtitles: Iterable[Any]) -> str:
+    """Return what subtitles say: no style, one line."""
+    parts = []
+    for subtitle in subtitles:
+        for rect in subtitle if isinstance(subtitle, Iterable) else (subtitle,):
+            said = getattr(rect, "dialogue", b"") or b""
+            parts.append(said.decode("utf-8", "replace"))
+    text = _STYLE.sub("", " ".join(parts)).replace("\\N", " ").replace("\\n", " ")
+    return " ".join(text.replace("\\h", " ").split())
+
+
+def text_between(cues: Sequence[Cue], start_s: float, end_s: float) -> str | None:
+    """Return what is shown at any time in [start, end), each cue once; None where nothing is."""
+    texts = [cue.text for cue in cues if cue.start_s < end_s and cue.end_s > start_s]
+    return " ".join(dict.fromkeys(texts)) or None

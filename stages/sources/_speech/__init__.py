@@ -1,0 +1,1 @@
+"""Labelled speech: synthetic recordings whose words, speaker, language and damage are known."""
