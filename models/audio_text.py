@@ -211,7 +211,23 @@ def load_audio_text_model(files: AudioTextFiles, *, device: str = "auto") -> Aud
 
 def load_tower_model(files: TowerFiles, *, device: str = "auto") -> TowerModel:
     """Load a model that was trained here, images included; fails as ``load_audio_text_model``."""
-    path = files.folder / AUDIO_WEIGHTS
+    tower, log_scales, biases = read_weights(files.folder, files.tower)
+    return TowerModel(
+        tower,
+        load_model(files.image_text, device=device),
+        scales={name: math.exp(value) for name, value in log_scales.items()},
+        biases=biases,
+    )
+
+
+def read_weights(
+    folder: Path, config: AudioTowerConfig
+) -> tuple[AudioTower, dict[str, float], dict[str, float]]:
+    """Return the tower in a folder, and by pair its logarithmic scale and its bias.
+
+    Fails: SetupError where the weights do not fit.
+    """
+    path = folder / AUDIO_WEIGHTS
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
@@ -221,20 +237,18 @@ def load_tower_model(files: TowerFiles, *, device: str = "auto") -> TowerModel:
     for name, tensor in tensors.items():
         kind, _, rest = name.partition(".")
         parts.setdefault(kind, {})[rest] = tensor
-    image_text = load_model(files.image_text, device=device)
     projection = parts["tower"].get("projection.weight", torch.zeros(0, 0))
-    tower = AudioTower(files.tower, projection.shape[0])
+    tower = AudioTower(config, projection.shape[0])
     try:
         tower.load_state_dict(parts["tower"])
     except RuntimeError as error:
         msg = f"the weights {path} do not fit {AUDIO_CONFIG}: {error}"
         raise SetupError(msg) from error
-    return TowerModel(
-        tower,
-        image_text,
-        scales={name: math.exp(float(value)) for name, value in parts["log_scale"].items()},
-        biases={name: float(value) for name, value in parts["bias"].items()},
+    scales, biases = (
+        {name: float(value) for name, value in parts[kind].items()}
+        for kind in ("log_scale", "bias")
     )
+    return tower, scales, biases
 
 
 def save_tower_model(

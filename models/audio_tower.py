@@ -180,10 +180,20 @@ class AudioTower(nn.Module):
         self.projection = nn.Linear(width, embed_dim, bias=False)
 
     def forward(self, mel_BMT: torch.Tensor, num_frames_B: torch.Tensor) -> torch.Tensor:
-        """Return (B, D). T may be shorter than a whole clip, but a multiple of ``patch_frames``.
+        """Return (B, D), the projected mean of ``tokens``."""
+        x_BNW, inside_BN = self.tokens(mel_BMT, num_frames_B)
+        pooled_BW = x_BNW.sum(dim=1) / inside_BN.sum(dim=1, keepdim=True)
+        out: torch.Tensor = self.projection(pooled_BW)
+        return out
 
-        Frames from ``num_frames_B`` on are never looked at; the patch that the clip ends in has
-        the training set's mean there.
+    def tokens(
+        self, mel_BMT: torch.Tensor, num_frames_B: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (B, N, W) before pooling, 0 where masked, and which tokens are real, bool (B, N).
+
+        T may be shorter than a whole clip, but a multiple of ``patch_frames``. Frames from
+        ``num_frames_B`` on are never looked at; the patch that the clip ends in has the training
+        set's mean there.
         """
         frame_T = torch.arange(mel_BMT.shape[2], device=mel_BMT.device)
         inside_BT = frame_T < num_frames_B[:, None]
@@ -196,10 +206,7 @@ class AudioTower(nn.Module):
         x_BNW = x_BWFS.flatten(2).transpose(1, 2)
         for block in self.blocks:
             x_BNW = block(x_BNW, inside_BN)
-        x_BNW = self.norm(x_BNW).masked_fill(~inside_BN[:, :, None], 0.0)
-        pooled_BW = x_BNW.sum(dim=1) / inside_BN.sum(dim=1, keepdim=True)
-        out: torch.Tensor = self.projection(pooled_BW)
-        return out
+        return self.norm(x_BNW).masked_fill(~inside_BN[:, :, None], 0.0), inside_BN
 
     def forward_short(
         self, mel_BMT: torch.Tensor, num_frames_B: torch.Tensor, parts: int = _PARTS

@@ -12,6 +12,7 @@ from winnow.models.gated_attention import GatedBlocks, hidden_width
 from winnow.models.generation import Sampling
 from winnow.models.language_files import find_language_model
 from winnow.models.language_model import Precision, load_language_model
+from winnow.models.projector_audio import build_audio_side
 from winnow.models.projector_batch import Interleaved, interleaved_row
 from winnow.models.projector_files import (
     ProjectorConfig,
@@ -52,8 +53,9 @@ def build_projector(
     """Load tower and language model, and make a fresh connector; ``seed`` decides it.
 
     ``precision``: of tower and language model; the connector is float32.
+    An audio tower is float32.
     Fails: SetupError where a part is not there or does not fit, RecipeError for an unknown
-    connector.
+    connector, and for one that is no prefix with an audio tower.
     """
     files = find_language_model(config.language_model, allow_random=allow_random_lm)
     language = load_language_model(
@@ -84,6 +86,8 @@ def build_projector(
     projector = Projector(config, tower, connector, language, gated=gated, seed=seed)
     projector.tower_digest, projector.language_digest = tower.digest(), files.digest()
     projector.random_language = not files.weights
+    if config.audio_tower is not None:
+        projector.audio = build_audio_side(projector, seed=seed)
     _check_room(projector)
     projector.set_trainable("connector")
     projector.trained = frozenset({"connector"})
@@ -93,10 +97,12 @@ def build_projector(
 def _check_room(projector: Projector) -> None:
     """A prefix that fills the language model's context leaves no room for a word."""
     context, needed = projector.language.context, num_image_tokens(projector)
+    audio = "" if projector.audio is None else " and its recording"
+    needed += 0 if projector.audio is None else projector.audio.num_tokens
     if projector.gated is None and context is not None and needed >= context:
         config = projector.config
         msg = (
-            f"a picture needs {needed} tokens and {config.language_model} has {context} positions; "
+            f"a picture{audio} needs {needed} tokens and {config.language_model} has {context} positions; "
             "use a connector with queries (perceiver_prefix, qformer), or max_tiles=0"
         )
         raise SetupError(msg)

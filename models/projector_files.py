@@ -1,9 +1,9 @@
 """Where a projector model's files are, what they contain, and how they are written and read.
 
 A folder holds ``projector.json`` (parts, sizes, digests of tower and language model),
-``connector.safetensors`` (with the gated layers, where there are any), and, where they were
-trained, ``lm.safetensors`` and ``lora.safetensors``. Tower and language model are not in it unless
-they were copied; they must be what they were.
+``connector.safetensors`` (with the gated layers, or second connector and null embeddings, where
+there are any), and, where they were trained, ``lm.safetensors`` and ``lora.safetensors``. Towers
+and language model are not in it unless they were copied; they must be what they were.
 
 Nothing here imports torch until a model is saved or loaded: plans ask for digests.
 """
@@ -31,11 +31,12 @@ CONFIG_NAME = "projector.json"
 CONNECTOR_NAME = "connector.safetensors"
 LANGUAGE_NAME = "lm.safetensors"
 LORA_NAME = "lora.safetensors"
-TOWER_FOLDER, LANGUAGE_FOLDER = "tower", "language_model"
+TOWER_FOLDER, LANGUAGE_FOLDER, AUDIO_FOLDER = "tower", "language_model", "audio_tower"
 FORMAT = 1
 
 Precision = Literal["fp32", "bf16", "fp16"]
 _NAMES = ("tower", "language_model")
+_AUDIO = ("audio_tower", "audio_connector", "audio_queries")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,7 +48,9 @@ class ProjectorConfig:
     ``winnow.models.connectors``; heads are those of the gated layers too. cross_every: a gated
     layer before every n-th layer of the language model, for connectors that are no prefix. prompt:
     what the model is asked where nothing else is said. max_text_tokens: longest text in training;
-    what is over is cut. lora_rank, lora_alpha: Hu et al. 2021.
+    what is over is cut. lora_rank, lora_alpha: Hu et al. 2021. audio_tower: a folder that the
+    trainer "audio" wrote, or None; audio_connector, audio_queries: the second connector, see
+    ``winnow.models.projector_audio``; depth and heads are those of the first.
     """
 
     tower: str
@@ -62,6 +65,9 @@ class ProjectorConfig:
     max_text_tokens: int = 1024
     lora_rank: int = 8
     lora_alpha: float = 16.0
+    audio_tower: str | None = None
+    audio_connector: str = "mlp"
+    audio_queries: int = 32
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,17 +93,22 @@ class ProjectorFiles:
         names += [LORA_NAME] if "lora" in self.document["trained"] else []
         return [self.folder / name for name in names]
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What the model is made of, beside what was trained."""
+        return (*_NAMES, *(["audio_tower"] if "audio_tower" in self.document else []))
+
     def part(self, what: str) -> str:
-        """Return where "tower" or "language_model" is: the copy in the folder, else its name."""
+        """Return where one of ``parts`` is: the copy in the folder, else its name."""
         entry = self.document[what]
         copied = entry["copy"]
         return str(self.folder.resolve() / copied) if copied else str(entry["name"])
 
     def digest(self) -> str:
-        """Return 32 hex digits over sizes, trained weights, and the digests of tower and language
+        """Return 32 hex digits over sizes, trained weights, and the digests of towers and language
         model; not over names and paths, nor whether parts were copied."""
-        sizes = {k: v for k, v in self.document["config"].items() if k not in _NAMES}
-        parts = {what: self.document[what]["digest"] for what in _NAMES}
+        sizes = {k: v for k, v in self.document["config"].items() if k not in self.parts}
+        parts = {what: self.document[what]["digest"] for what in self.parts}
         digest = hashlib.blake2b(
             json.dumps([FORMAT, sizes, parts], sort_keys=True).encode(), digest_size=16
         )
@@ -127,7 +138,7 @@ def find_projector(name: str) -> ProjectorFiles:
     files = ProjectorFiles(name=name, folder=folder, document=document)
     try:
         missing = next((p for p in files.weights if not p.is_file()), None)
-        _ = files.config, files.part("tower"), files.part("language_model")
+        _ = files.config, [files.part(what) for what in files.parts]
     except (KeyError, TypeError) as error:
         msg = f"{path} lacks what a projector model needs: {error}"
         raise SetupError(msg) from error
@@ -179,16 +190,15 @@ def load_projector(
     from winnow.models.projector import build_projector
 
     files = find_projector(str(folder))
-    given = {what: files.part(what) for what in _NAMES}
+    given = {what: files.part(what) for what in files.parts}
     config = ProjectorConfig(**{**asdict(files.config), **given})
     saved = bool(files.document["language_model"]["saved"])
     projector = build_projector(
         config, seed=0, device=device, precision=precision, allow_random_lm=saved
     )
-    for what, found in (
-        ("tower", projector.tower_digest), ("language_model", projector.language_digest)
-    ):  # fmt: skip
-        _check_digest(what, given[what], found, str(files.document[what]["digest"]))
+    for what, name in given.items():
+        found = _found_digest(projector, what)
+        _check_digest(what, name, found, str(files.document[what]["digest"]))
     _load_connector(projector, files.folder / CONNECTOR_NAME)
     if saved:
         _load_language(projector.network, files.folder / LANGUAGE_NAME)
@@ -201,13 +211,14 @@ def load_projector(
 
 
 def connector_state(projector: Projector) -> dict[str, torch.Tensor]:
-    """Return the weights of connector and gated layers, by name; not copies."""
-    parts = {"connector": projector.connector, "gated": projector.gated}
+    """Return the weights of connectors, gated layers and null embeddings, by name; not copies."""
+    parts = {"connector": projector.connector.state_dict()}
+    if projector.gated is not None:
+        parts["gated"] = projector.gated.state_dict()
+    if projector.audio is not None:
+        parts["audio"] = projector.audio.learned_state()
     return {
-        f"{part}.{name}": tensor
-        for part, module in parts.items()
-        if module is not None
-        for name, tensor in module.state_dict().items()
+        f"{part}.{name}": tensor for part, state in parts.items() for name, tensor in state.items()
     }
 
 
@@ -230,11 +241,13 @@ def _write_document(target: Path, projector: Projector, *, saved: bool, copy: bo
         is_path=is_path(config.language_model),
         copied=_copy_language if copy else None,
     )
+    audio = _audio_part(projector, target / AUDIO_FOLDER, copy=copy)
     document = {
         "format": FORMAT,
-        "config": asdict(config),
+        "config": {k: v for k, v in asdict(config).items() if audio or k not in _AUDIO},
         "tower": tower,
         "language_model": {**language, "saved": saved},
+        **audio,
         "trained": sorted(projector.trained),
         "trains": projector.trains,
     }
@@ -290,6 +303,28 @@ def _copy_language(name: str, folder: Path) -> str:
     for path in [files.config, *files.weights, *files.tokenizer]:
         shutil.copyfile(path, folder / path.name)
     return LANGUAGE_FOLDER
+
+
+def _audio_part(projector: Projector, place: Path, *, copy: bool) -> dict[str, Any]:
+    """Describe the audio tower; {} where there is none."""
+    name, audio = projector.config.audio_tower, projector.audio
+    if audio is None or name is None:
+        return {}
+    copied = _copy_audio if copy else None
+    return {"audio_tower": _part(name, audio.tower.digest(), place, is_path=True, copied=copied)}
+
+
+def _copy_audio(name: str, folder: Path) -> str:
+    from winnow.models.projector_audio import find_audio_tower
+
+    find_audio_tower(name).copy(folder)
+    return AUDIO_FOLDER
+
+
+def _found_digest(projector: Projector, what: str) -> str:
+    audio = projector.audio
+    digests = {"tower": projector.tower_digest, "language_model": projector.language_digest}
+    return digests[what] if audio is None or what in digests else audio.tower.digest()
 
 
 def _check_digest(what: str, name: str, found: str, expected: str) -> None:

@@ -75,7 +75,7 @@ def connect(
 ) -> ImageTokens:
     """Run the connector on the pictures that are there, on the connector's device.
 
-    ``instruct``: for a connector that takes instructions; None = it gets none.
+    ``instruct``: asked by a connector that takes instructions; None = it gets none.
     """
     weight = next(connector.parameters())
     features_NPV = features_NPV.to(weight.device, weight.dtype)
@@ -89,7 +89,7 @@ def connect(
     place = {row: index for index, row in enumerate(there)}
     if len(there) < num_rows:
         features_NPV, mask_NP = features_NPV[there], mask_NP[there]
-    asked = () if instruct is None else instruct(there)
+    asked = instruct(there) if instruct is not None and connector.takes_instruction else ()
     tokens_NQL = connector(features_NPV, mask_NP, *asked)
     valid_NQ = connector.token_mask(mask_NP)
     if valid_NQ is None:

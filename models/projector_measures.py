@@ -48,8 +48,9 @@ def use_of_image(
 ) -> list[Floats]:
     """Return per answer how much the layers take from the picture where each token is predicted.
 
-    "attention_mass" for prefix connectors: the share of attention on the image tokens, mean over
-    layers and heads; comparable between prefixes of equal length only. "gate_ratio" for gated
+    "attention_mass" for prefix connectors: the share of attention on the prefix (image tokens, and
+    audio tokens or nulls where there is an audio tower), mean over layers and heads; comparable
+    between prefixes of equal length only. "gate_ratio" for gated
     layers: the norm of the gated cross-attention's update over that of the residual, mean over the
     blocks. float64, aligned with ``Projector.tokens``; nan behind the language model's context.
     Cost: as ``token_log_likelihoods``; attention mass holds all attention weights of the batch.
@@ -103,7 +104,9 @@ def facts(projector: Projector) -> dict[str, float]:
     parameters: of tower, connector and language model. trained_parameters: those that were ever
     trained. image_tokens: of a picture with the most tiles. flops_per_image: of tower, connector,
     and language model on the image tokens (for gated layers, their keys and values), multiply-adds
-    counted as two; what text costs is not in it.
+    counted as two; what text costs is not in it. With an audio tower also audio_tokens, of a whole
+    clip, and flops_per_recording, of audio tower and connector on it; both sides' parameters are
+    counted, and flops_per_image has the language model on the whole prefix.
     """
     adapters = lora_weights(projector.network)
     sizes = {
@@ -112,11 +115,19 @@ def facts(projector: Projector) -> dict[str, float]:
     }
     sizes["lm"] = _size(projector.network) - sizes["lora"]
     whole = sum(sizes.values()) + _size(projector.tower)
+    audio, heard = projector.audio, dict[str, float]()
+    if audio is not None:
+        learned = sum(p.numel() for p in audio.learned())
+        sizes["connector"] += learned
+        whole += _size(audio)
+        heard["audio_tokens"] = float(audio.num_tokens)
+        heard["flops_per_recording"] = float(audio.flops())
     return {
         "parameters": float(whole),
         "trained_parameters": float(sum(sizes[part] for part in projector.trained)),
         "image_tokens": float(num_image_tokens(projector)),
         "flops_per_image": float(flops_per_image(projector)),
+        **heard,
     }
 
 

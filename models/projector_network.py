@@ -36,6 +36,7 @@ from winnow.models.language_model import (
     token_offsets,
 )
 from winnow.models.lora import add_lora, lora_weights, merge_lora
+from winnow.models.projector_audio import AudioSide
 from winnow.models.projector_batch import (
     Interleaved,
     Layout,
@@ -75,7 +76,8 @@ class Projector(nn.Module):
     """A projector model. All methods are on the device of the language model.
 
     Features of pictures, (N, P, V) with a bool mask (N, P), come from ``features``; None, and a
-    mask row without any True, mean that there is no picture: then only the text counts.
+    mask row without any True, mean that there is no picture: then only the text counts. With an
+    audio tower what is missing has its null embedding, and ``hearing`` says what rows sound like.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class Projector(nn.Module):
         super().__init__()
         self.config, self.tower, self.language = config, tower, language
         self.connector, self.gated, self.network = connector, gated, language.network
+        self.audio: AudioSide | None = None
         self.trains: Trains = "connector"
         self.trained: frozenset[str] = frozenset()
         """What was ever set trainable: "connector", "lm", "lora"."""
@@ -109,7 +112,7 @@ class Projector(nn.Module):
     def set_trainable(self, what: Trains) -> list[nn.Parameter]:
         """Freeze all but ``what``, and return its parameters. The tower is always frozen.
 
-        "connector" includes the gated layers. Adapters are made when first asked for.
+        "connector" includes gated layers and the audio side. Adapters are made when first asked for.
         Fails: SetupError for another word.
         """
         if what not in get_args(Trains):
@@ -120,6 +123,7 @@ class Projector(nn.Module):
         self.requires_grad_(False)
         chosen = list(self.connector.parameters())
         chosen += [] if self.gated is None else list(self.gated.parameters())
+        chosen += [] if self.audio is None else self.audio.learned()
         adapters = lora_weights(self.network)
         if what == "connector+lora":
             chosen += adapters.values()
@@ -167,21 +171,28 @@ class Projector(nn.Module):
         num_rows: int,
         instructions: Sequence[str] | None = None,
     ) -> ImageTokens:
-        """Run the connector on the pictures that are there.
+        """Run the connector on the pictures that are there; with an audio tower, both connectors.
 
         ``instructions``: one per row, for connectors that take them.
         """
-        if features_NPV is None:
-            return ImageTokens.none(num_rows, self.device)
-        if not self.connector.takes_instruction or instructions is None:
-            return connect(self.connector, features_NPV, mask_NP, None)
-        language, texts = self.language, instructions
+        language, texts = self.language, instructions or ()
 
         def instruct(rows: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
             found = [self.encode(texts[row].strip()) or [language.eos_id] for row in rows]
             return padded_tokens(found, self.device)
 
-        return connect(self.connector, features_NPV, mask_NP, instruct)
+        asked = None if instructions is None else instruct
+        images = ImageTokens.none(num_rows, self.device)
+        if features_NPV is not None:
+            images = connect(self.connector, features_NPV, mask_NP, asked)
+        return images if self.audio is None else self.audio.beside(images, asked)
+
+    def hearing(
+        self, heard: tuple[torch.Tensor, torch.Tensor] | None
+    ) -> contextlib.AbstractContextManager[None]:
+        """Let the rows inside hear this; see ``AudioSide.hearing``. Only with an audio tower."""
+        assert self.audio is not None
+        return self.audio.hearing(heard)
 
     # Learning.
 

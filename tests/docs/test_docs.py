@@ -62,6 +62,11 @@ def test_recipes_parse_and_plan(text: str, tmp_path: Path) -> None:
         table = pa.table({name: pa.array([], pa.string()) for name in names if name})
         pq.write_table(table, tmp_path / "table.parquet")
         source["path"] = str(tmp_path / "table.parquet")
+    if source["use"] in ("file_table", "text_table"):
+        names = [source.get(f"{kind}_column") for kind in ("image", "audio", "video")]
+        table = pa.table({name: pa.array([], pa.string()) for name in ("text", *names) if name})
+        pq.write_table(table, tmp_path / "table.parquet")
+        source["path"] = str(tmp_path / "table.parquet")
     plan = make_plan(parse_recipe(yaml.safe_dump(data, sort_keys=False)))
     assert len(plan.recipe.stages) == len(data.get("stages", {}))
 
@@ -241,6 +246,8 @@ NEEDED: dict[str, dict[str, Any]] = {
     "near_evaluation": {"evaluation": ("manifest.parquet",)},
     "caption": {"engine": "projector", "model": "./captioner"},
     "match_score": {"model": "./captioner"},
+    "transcript": {"model": "./whisper"},
+    "audio_text_score": {"model": "./clap"},
 }
 """Parameters without a default."""
 

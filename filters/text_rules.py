@@ -50,8 +50,8 @@ _OTHERS = ("terminal_line_ratio", "clean_line_ratio", "num_javascript_lines", "n
 _COLUMNS = (*dict.fromkeys(b[4:] for rules in PUBLISHED.values() for b in rules), *_OTHERS)
 
 
-@register_filter("text_quality")
-def text_quality(
+@register_filter("text_rules")
+def text_rules(
     *,
     rules: tuple[RuleSet, ...] = ("gopher", "gopher_repetition", "c4"),
     bounds: Mapping[str, float] | None = None,
@@ -86,7 +86,7 @@ def text_quality(
         _check(name, value)
         chosen[name] = value
     if not chosen:
-        msg = "text_quality: nothing is asked; name rules, such as gopher, or bounds"
+        msg = "text_rules: nothing is asked; name rules, such as gopher, or bounds"
         raise RecipeError(msg)
     conditions = [_condition(name, value) for name, value in chosen.items()]
     if "c4" in rules:
@@ -106,9 +106,9 @@ def _check(name: str, value: float) -> None:
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
         hint = f"; did you mean {near[0]}?" if near else ""
         msg = (
-            f"text_quality: bounds: {name!r} is not min_ or max_ and a number of the stage "
+            f"text_rules: bounds: {name!r} is not min_ or max_ and a number of the stage "
             f"text_quality{hint}"
         )
         raise RecipeError(msg)
     share = column.endswith("_ratio") and column != "symbol_word_ratio"
-    require_between("text_quality", f"bounds: {name}", value, 0, 1 if share else float("inf"))
+    require_between("text_rules", f"bounds: {name}", value, 0, 1 if share else float("inf"))
