@@ -114,7 +114,7 @@ def spoken_words(tree: Path, rng: random.Random) -> Iterator[Found]:
             name = f"spoken/{language}/{word.text.replace(' ', '_')}.flac"
             yield Found(
                 origin=word.origin,
-                text=f"{packages.article(word.text)} {word.text}",
+                text=word.text,
                 audio=(name, data),
                 image=word.image,
                 language=language,
