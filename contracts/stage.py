@@ -94,6 +94,12 @@ class Stage(abc.ABC):
         """Lines that `winnow plan` prints below the stage: what a user may not expect."""
         return ()
 
+    @property
+    def presence(self) -> Mapping[str, str]:
+        """Payload -> a column that is null exactly where that payload is, for payloads that a row
+        may lack without an error. Of the others ``<stage>_error`` tells."""
+        return {}
+
     def model_digest(self) -> str:
         """Return a digest of the model files, "" for a stage without a model. Called in planning:
         it must not load the model."""

@@ -102,7 +102,7 @@ def _check_room(projector: Projector) -> None:
     if projector.gated is None and context is not None and needed >= context:
         config = projector.config
         msg = (
-            f"a picture{audio} needs {needed} tokens and {config.language_model} has {context} positions; "
-            "use a connector with queries (perceiver_prefix, qformer), or max_tiles=0"
+            f"a picture{audio} needs {needed} tokens and {config.language_model} has {context} "
+            "positions; use a connector with queries (perceiver_prefix, qformer), or max_tiles=0"
         )
         raise SetupError(msg)

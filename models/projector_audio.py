@@ -29,7 +29,7 @@ from winnow.contracts.errors import RecipeError, SetupError
 from winnow.models.audio_text import AUDIO_CONFIG, AUDIO_WEIGHTS, FORMAT
 from winnow.models.audio_text import read_weights as read_audio_weights
 from winnow.models.audio_tower import AudioTower, AudioTowerConfig, Frames, stacked
-from winnow.models.connectors import Connector, build_connector
+from winnow.models.connectors import Connector, build_connector, connector_flops
 from winnow.models.file_digest import named_digest
 from winnow.models.flops import count_flops
 from winnow.models.projector_images import ImageTokens, Instruct, connect
@@ -185,22 +185,14 @@ class AudioSide(nn.Module):
                 msg = f"{num_rows} rows, but sound for {len(features_BNA)}"
                 raise SetupError(msg)
             sounds = connect(self.connector, features_BNA, mask_BN, instruct)
-        seen, heard = (
-            _filled(images, self.null_image_embedding),
-            _filled(sounds, self.null_audio_embedding),
-        )
-        tokens_BQL, valid_BQ = (torch.cat(both, dim=1) for both in zip(seen, heard, strict=True))
-        return ImageTokens(tokens_BQL, valid_BQ, list(range(num_rows)))
+        seen_BQL, seen_BQ = _filled(images, self.null_image_embedding)
+        heard_BQL, heard_BQ = _filled(sounds, self.null_audio_embedding)
+        tokens_BQL = torch.cat([seen_BQL, heard_BQL], dim=1)
+        return ImageTokens(tokens_BQL, torch.cat([seen_BQ, heard_BQ], dim=1), list(range(num_rows)))
 
     def flops(self) -> int:
         """Return the operations of tower and connector for a whole clip."""
-        weight = self.null_audio_embedding
-        features = weight.new_zeros(1, self.tower.num_tokens, self.tower.width)
-        words = None
-        if self.connector.takes_instruction:
-            words = torch.zeros(1, 16, dtype=torch.int64, device=weight.device)
-        found = count_flops(lambda: self.connector(features, None, words, None))
-        return found + self.tower.flops()
+        return self.tower.flops() + connector_flops(self.connector, self.tower.num_tokens)
 
 
 def build_audio_side(projector: Projector, *, seed: int) -> AudioSide:

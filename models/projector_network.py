@@ -77,7 +77,7 @@ class Projector(nn.Module):
 
     Features of pictures, (N, P, V) with a bool mask (N, P), come from ``features``; None, and a
     mask row without any True, mean that there is no picture: then only the text counts. With an
-    audio tower what is missing has its null embedding, and ``hearing`` says what rows sound like.
+    audio tower what is missing has its null embedding; ``audio.hearing`` gives rows their sounds.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class Projector(nn.Module):
     def set_trainable(self, what: Trains) -> list[nn.Parameter]:
         """Freeze all but ``what``, and return its parameters. The tower is always frozen.
 
-        "connector" includes gated layers and the audio side. Adapters are made when first asked for.
+        "connector" includes gated layers and the audio side. Adapters are made when asked for.
         Fails: SetupError for another word.
         """
         if what not in get_args(Trains):
@@ -186,13 +186,6 @@ class Projector(nn.Module):
         if features_NPV is not None:
             images = connect(self.connector, features_NPV, mask_NP, asked)
         return images if self.audio is None else self.audio.beside(images, asked)
-
-    def hearing(
-        self, heard: tuple[torch.Tensor, torch.Tensor] | None
-    ) -> contextlib.AbstractContextManager[None]:
-        """Let the rows inside hear this; see ``AudioSide.hearing``. Only with an audio tower."""
-        assert self.audio is not None
-        return self.audio.hearing(heard)
 
     # Learning.
 

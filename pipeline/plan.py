@@ -247,15 +247,21 @@ def _presence(recipe: Recipe, schema: pa.Schema, origins: dict[str, str]) -> dic
             conditions[field.name] = ~expr.col(name).is_null()
         else:
             stage = _writer(field.name, recipe, origins)
-            conditions[field.name] = expr.col(stage.writes.names[-1]).is_null()
+            there = expr.col(stage.writes.names[-1]).is_null()
+            if isinstance(stage, Stage) and field.name in stage.presence:
+                there = there & ~expr.col(stage.presence[field.name]).is_null()
+            conditions[field.name] = there
     return conditions
 
 
 def _is_root(name: str, recipe: Recipe, origins: dict[str, str]) -> bool:
-    """Whether a payload is not derived from others."""
+    """Whether a payload is not derived from others, and no row may lack it without an error."""
     if origins[name] == SOURCE:
         return True
-    return not any(is_payload(f.type) for f in _writer(name, recipe, origins).reads)
+    stage = _writer(name, recipe, origins)
+    if isinstance(stage, Stage) and name in stage.presence:
+        return False
+    return not any(is_payload(f.type) for f in stage.reads)
 
 
 def _writer(name: str, recipe: Recipe, origins: dict[str, str]) -> Stage | GlobalStage:

@@ -62,4 +62,5 @@ class ProjectorCaptioner:
         depth, width = config.get_text_config().num_hidden_layers, projector.language.width
         patches = projector.tower.patches_per_tile * (projector.config.max_tiles + 1)
         tokens = patches + max_tokens
+        tokens += 0 if projector.audio is None else projector.audio.num_tokens
         return 4 * (tokens * width * (2 * depth + 12) + 12 * patches * projector.tower.width)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,9 @@ from av.container import InputContainer
 MAX_BYTES = 16 << 20
 FORMATS = {"srt": "srt", "vtt": "webvtt", "ass": "ass", "ssa": "ass"}
 """Extension -> FFmpeg's demuxer; the first that is there counts."""
+MAX_SHOWN = 100
+MAX_CHARACTERS = 2000
+"""Of one cue: longer ones are cut."""
 _TEXT_CODECS = frozenset({"subrip", "srt", "ass", "ssa", "mov_text", "webvtt", "text"})
 _STYLE = re.compile(r"\{\\[^{}]*\}|<[^<>\n]{1,40}>")
 """Style commands of ASS, and tags of SRT that FFmpeg does not know."""
@@ -31,12 +34,15 @@ class Cue:
 def sidecar_cues(data: bytes, extension: str) -> list[Cue]:
     """Return the cues of a subtitle file, by time; [] where it is none that can be read.
 
-    UTF-8, else Windows-1252 as most old files are.
+    UTF-16 with its mark, UTF-8, else Windows-1252 as most old files are.
     """
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = data.decode("cp1252", "replace")
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        text = data.decode("utf-16", "replace")
+    else:
+        try:
+            text = data.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            text = data.decode("cp1252", "replace")
     try:
         with av.open(io.BytesIO(text.encode()), "r", format=FORMATS[extension]) as container:
             return _cues(container, container.streams.subtitles[0])
@@ -62,7 +68,7 @@ def _cues(container: InputContainer, stream: Any) -> list[Cue]:
             continue
         start = float(packet.pts * packet.time_base)
         end = start + float((packet.duration or 0) * packet.time_base)
-        text = _plain(packet.decode())
+        text = _plain(packet.decode())[:MAX_CHARACTERS]
         if text and end > start:
             found.append(Cue(start_s=start, end_s=end, text=text))
     return sorted(found, key=lambda cue: (cue.start_s, cue.end_s, cue.text))
@@ -79,7 +85,20 @@ def _plain(subtitles: Iterable[Any]) -> str:
     return " ".join(text.replace("\\h", " ").split())
 
 
-def text_between(cues: Sequence[Cue], start_s: float, end_s: float) -> str | None:
-    """Return what is shown at any time in [start, end), each cue once; None where nothing is."""
-    texts = [cue.text for cue in cues if cue.start_s < end_s and cue.end_s > start_s]
-    return " ".join(dict.fromkeys(texts)) or None
+def texts_between(
+    cues: Sequence[Cue], spans: Iterable[tuple[float, float]]
+) -> Iterator[str | None]:
+    """Yield what is shown at any time in each [start, end), each text once; None where nothing is.
+
+    cues: by time. spans: in order. Of more than MAX_SHOWN cues at a time the first ones count, so
+    that a file made to hurt costs no more than a large one.
+    """
+    shown: list[Cue] = []
+    place = 0
+    for start_s, end_s in spans:
+        shown = [cue for cue in shown if cue.end_s > start_s]
+        while place < len(cues) and cues[place].start_s < end_s:
+            if len(shown) < MAX_SHOWN and cues[place].end_s > start_s:
+                shown.append(cues[place])
+            place += 1
+        yield " ".join(dict.fromkeys(cue.text for cue in shown)) or None

@@ -18,16 +18,21 @@ import av
 from av.container import InputContainer
 
 from winnow.contracts.identity import UID_BYTES
+from winnow.stages._audio_container import HOSTILE_AUDIO
 from winnow.stages.sources._files import open_file
 
 VIDEO_EXTENSIONS = (
     *("mp4", "m4v", "mov", "mkv", "webm", "avi", "ogv", "mpg", "mpeg", "ts", "m2ts", "flv", "3gp"),
 )
+HOSTILE_VIDEO = HOSTILE_AUDIO
+"""What PyAV may raise on bytes made to hurt."""
 SECOND = 1_000_000
 """FFmpeg's clock of a whole file (AV_TIME_BASE), in units per second."""
 _HEAD_BYTES = 400
 _CHUNK = 1 << 20
 _TS_PACKET = 188
+MAX_PIXELS = 89_478_485
+"""Of a frame, as of a picture; a larger one does not decode."""
 _OPTIONS = {"enable_drefs": "0", "use_absolute_path": "0"}
 """Of the mov demuxer: tracks that lie in other files stay closed (both are its defaults too)."""
 
@@ -145,14 +150,24 @@ def opened(ref: VideoRef) -> Iterator[InputContainer]:
             raise VideoError(code="undecodable")
         options = _OPTIONS if name == "mov" else {}
         try:
-            with av.open(window, "r", format=name, options=options) as container:
+            with av.open(
+                window, "r", format=name, options=options, metadata_errors="replace",
+                io_open=_refuse,
+            ) as container:  # fmt: skip
                 if picture_stream(container) is None:
                     raise VideoError(code="no_video")
                 yield container
-        except (av.FFmpegError, ValueError) as error:
+        except av.FFmpegError as error:
             raise VideoError(code="undecodable") from error
         except OSError as error:
             raise VideoError(code="unreadable") from error
+        except HOSTILE_VIDEO as error:
+            raise VideoError(code="undecodable") from error
+
+
+def _refuse(url: str, flags: int, options: dict[str, str]) -> None:
+    msg = "a video may not open another file"
+    raise PermissionError(msg)
 
 
 def picture_stream(container: InputContainer) -> Any:

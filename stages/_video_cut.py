@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,8 @@ from PIL import Image
 
 from winnow.stages._audio import encode_audio
 from winnow.stages._video import (
+    HOSTILE_VIDEO,
+    MAX_PIXELS,
     VideoError,
     VideoRef,
     opened,
@@ -30,8 +32,19 @@ _SLACK_S = 1e-6
 STRETCH_S = 20.0
 """Decoding begins at multiples of this, whichever segments are asked for: what a decoder gives
 depends on where it began."""
+_LEADS_S = (0.0, 5.0, 30.0)
+"""So long before its place a stretch is searched for; then the file is read from its beginning.
+MPEG streams have no index: a search ends near a place, before or after it, at any frame."""
 _LEAD_IN_S = 0.5
 """Sound is decoded from so long before the first segment: codecs need packets to settle."""
+_MAX_CHANNELS = 8
+_MAX_RATE = 655_350
+"""What FLAC holds."""
+
+_TURNS = {
+    1: Image.Transpose.ROTATE_90, 2: Image.Transpose.ROTATE_180, 3: Image.Transpose.ROTATE_270,
+}  # fmt: skip
+"""Quarter turns against the clock, by the file's display matrix: films of telephones have one."""
 
 Grey = npt.NDArray[np.int16]
 Sound = npt.NDArray[np.float32]
@@ -82,8 +95,13 @@ def cut(ref: VideoRef, spans: Sequence[tuple[float, float]], options: CutOptions
         try:
             _cut_stretch(ref, number * STRETCH_S, stretch, options)
         except VideoError as error:
-            for segment in stretch:
-                segment.code = error.code
+            code = error.code
+        except HOSTILE_VIDEO:
+            code = "undecodable"
+        else:
+            continue
+        for segment in stretch:
+            segment.code = code
     return segments
 
 
@@ -91,25 +109,19 @@ def _cut_stretch(
     ref: VideoRef, begin_s: float, segments: Sequence[Segment], options: CutOptions
 ) -> None:
     with opened(ref) as container:
-        _cut_pictures(container, begin_s, segments, options)
-    with opened(ref) as container:
-        if sound_stream(container) is not None:
-            _cut_sound(container, begin_s, segments)
+        has_sound = sound_stream(container) is not None
+    _cut_pictures(ref, begin_s, segments, options)
+    if has_sound:
+        _cut_sound(ref, begin_s, segments)
 
 
 def _cut_pictures(
-    container: Any, begin_s: float, segments: Sequence[Segment], options: CutOptions
+    ref: VideoRef, begin_s: float, segments: Sequence[Segment], options: CutOptions
 ) -> None:
     """Fill in what is seen. A frame is shown from its time stamp to that of the next one."""
-    stream = picture_stream(container)
-    stream.thread_type = "NONE"  # so that damaged packets end the same way every time
-    zero, last_s = start_s(container), max(segment.end_s for segment in segments)
-    _seek(container, stream, begin_s + zero)
+    last_s = max(segment.end_s for segment in segments)
     before: tuple[float, Any] | None = None
-    for frame in _frames(container, stream):
-        if frame.time is None:
-            continue
-        now = frame.time - zero
+    for now, frame in _frames_from(ref, begin_s, picture_stream):
         if before is not None:
             _show(before[1], before[0], now, segments, options)
         if now >= last_s:
@@ -153,6 +165,9 @@ def _put(pictures: list[bytes], place: int, jpeg: bytes) -> None:
 
 def _jpeg(frame: Any, options: CutOptions) -> bytes:
     image: Image.Image = frame.to_image()
+    turned = _TURNS.get(round(frame.rotation / 90) % 4)
+    if turned is not None:
+        image = image.transpose(turned)
     if options.max_side is not None and max(image.size) > options.max_side:
         image.thumbnail((options.max_side, options.max_side), Image.Resampling.LANCZOS)
     out = io.BytesIO()
@@ -160,36 +175,37 @@ def _jpeg(frame: Any, options: CutOptions) -> bytes:
     return out.getvalue()
 
 
-def _cut_sound(container: Any, begin_s: float, segments: Sequence[Segment]) -> None:
+def _cut_sound(ref: VideoRef, begin_s: float, segments: Sequence[Segment]) -> None:
     """Fill in what is heard."""
-    stream = sound_stream(container)
-    zero, last_s = start_s(container), max(segment.end_s for segment in segments)
-    _seek(container, stream, max(0.0, begin_s - _LEAD_IN_S) + zero)
-    rate = stream.codec_context.sample_rate
-    num_channels = stream.codec_context.channels
-    if not rate or not num_channels:
+    last_s = max(segment.end_s for segment in segments)
+    with opened(ref) as container:
+        context = sound_stream(container).codec_context
+        rate, num_channels, layout = context.sample_rate, context.channels, context.layout
+    if not 0 < rate <= _MAX_RATE or not num_channels:
         return
     total = max(1, round((last_s - begin_s) * rate))
-    samples_CN = np.zeros((num_channels, total), np.float32)
+    samples_CN = np.zeros((num_channels if num_channels <= _MAX_CHANNELS else 1, total), np.float32)
     heard = np.zeros(total, bool)
-    resampler = av.AudioResampler(format="fltp", layout=stream.codec_context.layout, rate=rate)
-    for frame in _frames(container, stream):
-        if frame.time is None:
-            continue
-        at = round((frame.time - zero - begin_s) * rate)
+    # Not planar: PyAV reads beyond the list of planes where there are more than eight.
+    resampler = av.AudioResampler(format="flt", layout=layout, rate=rate)
+    for time, frame in _frames_from(ref, begin_s, sound_stream, lead_in_s=_LEAD_IN_S):
+        at = round((time - begin_s) * rate)
         if at >= total:
             break
-        if frame.sample_rate != rate or len(frame.layout.channels) != num_channels:
+        if frame.sample_rate != rate or frame.layout.nb_channels != num_channels:
             continue
         for part in resampler.resample(frame):
-            _place(samples_CN, heard, part.to_ndarray().astype(np.float32), at)
+            part_CN = part.to_ndarray().astype(np.float32).reshape(-1, num_channels).T
+            if num_channels > _MAX_CHANNELS:
+                part_CN = part_CN.mean(0, dtype=np.float32, keepdims=True)
+            _place(samples_CN, heard, np.nan_to_num(part_CN, posinf=0.0, neginf=0.0), at)
     for segment in segments:
         low = round((segment.start_s - begin_s) * rate)
         high = max(low + 1, round((segment.end_s - begin_s) * rate))
         if heard[low:high].any():
-            part_CN = samples_CN[:, low:high]
-            segment.sound = encode_audio(part_CN, rate, "flac")
-            mean = float(np.mean(np.square(part_CN, dtype=np.float64)))
+            own_CN = samples_CN[:, low:high]
+            segment.sound = encode_audio(own_CN, rate, "flac")
+            mean = float(np.mean(np.square(own_CN, dtype=np.float64)))
             segment.rms_dbfs = max(SILENCE_DBFS, 10 * np.log10(max(mean, 1e-12)))
 
 
@@ -200,21 +216,65 @@ def _place(samples_CN: Sound, heard: npt.NDArray[np.bool_], part_CN: Sound, at: 
         heard[low:high] = True
 
 
-def _seek(container: Any, stream: Any, time_s: float) -> None:
-    """Go to the key frame before a time; files that cannot be searched stay at the beginning."""
+def _frames_from(
+    ref: VideoRef, begin_s: float, pick: Callable[[Any], Any], *, lead_in_s: float = 0.0
+) -> Iterator[tuple[float, Any]]:
+    """Yield the frames of a stream with their times, from the one that is shown at ``begin_s`` or
+    an earlier one; from the first one where there is none so early."""
+    for lead_s in _LEADS_S:
+        place_s = begin_s - lead_in_s - lead_s
+        if place_s <= 0:
+            break
+        with opened(ref) as container:
+            stream = pick(container)
+            if not _seek(container, stream, place_s + start_s(container)):
+                break
+            frames = _timed(container, stream, from_key=True)
+            first = next(frames, None)
+            if first is not None and first[0] <= begin_s:
+                yield first
+                yield from frames
+                return
+    with opened(ref) as container:
+        yield from _timed(container, pick(container), from_key=False)
+
+
+def _seek(container: Any, stream: Any, time_s: float) -> bool:
+    """Go to a place before a time; return whether the file could be searched."""
     try:
         container.seek(int(time_s / stream.time_base), stream=stream, backward=True)
     except av.FFmpegError:
-        container.seek(0)
+        return False
+    return True
 
 
-def _frames(container: Any, stream: Any) -> Iterator[Any]:
-    """Yield decoded frames; damaged packets are left out, up to _MAX_DAMAGED after each other."""
+def _timed(container: Any, stream: Any, *, from_key: bool) -> Iterator[tuple[float, Any]]:
+    """Yield decoded frames and their times in seconds of the file, in order of time.
+
+    AVI has no time stamps but the order of its packets: FFmpeg's guesses go back and forth.
+    """
+    stream.thread_type = "NONE"  # so that damaged packets end the same way every time
+    stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+    zero, by_packets = start_s(container), container.format.name == "avi"
+    for frame in _frames(container, stream, from_key=from_key):
+        stamp = frame.dts if by_packets and frame.dts is not None else frame.pts
+        if stamp is not None:
+            yield float(stamp * frame.time_base) - zero, frame
+
+
+def _frames(container: Any, stream: Any, *, from_key: bool) -> Iterator[Any]:
+    """Yield decoded frames; damaged packets are left out, up to _MAX_DAMAGED after each other.
+
+    from_key: leave out what comes before the first key frame.
+    """
     damaged = 0
     packets = container.demux(stream)
     while damaged <= _MAX_DAMAGED:
         try:
             packet = next(packets)
+            if from_key and packet.size and not packet.is_keyframe:
+                continue
+            from_key = False
             frames = packet.decode()
         except StopIteration:
             return

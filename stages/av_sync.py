@@ -10,7 +10,15 @@ import pyarrow as pa
 from winnow.contracts.media import MEDIA_REF, Media
 from winnow.contracts.registry import register_stage
 from winnow.contracts.stage import Stage, WorkerOptions
-from winnow.stages._video import VideoError, VideoRef, extents, opened, picture_stream, sound_stream
+from winnow.stages._video import (
+    VideoError,
+    VideoRef,
+    check_digest,
+    extents,
+    opened,
+    picture_stream,
+    sound_stream,
+)
 
 
 @register_stage("av_sync", version=1)
@@ -29,8 +37,9 @@ class AvSync(Stage):
                 than its time stamps say.
             av_sync_error: string.
             All null where the file has no sound (code no_audio).
-    Cost:   one read of each file per batch (its packets; nothing is decoded).
-    Fails:  missing, unreadable, undecodable, no_video, no_audio.
+    Cost:   two reads of each file per worker, for its digest and its packets; nothing is decoded.
+    Fails:  missing, unreadable, changed (other bytes than when the rows were read), undecodable,
+            no_video, no_audio.
 
     Time stamps only: a film dubbed out of step has none that say so.
     """
@@ -73,6 +82,7 @@ def _measured(value: Any, known: dict[VideoRef, dict[str, Any]]) -> dict[str, An
 
 
 def _compare(ref: VideoRef) -> dict[str, Any]:
+    check_digest(ref)
     with opened(ref) as container:
         found = extents(container)
         sound = sound_stream(container)

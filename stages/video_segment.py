@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -46,11 +46,13 @@ class VideoSegment(Stage):
 
     Reads:  video_ref: MEDIA_REF.  segment_start_s, segment_end_s: float64, seconds from the
             beginning of the file (source ``video``).
-    Writes: image: large_binary, JPEG of the frame that is shown in the middle of the segment.
+    Writes: image: large_binary, JPEG of the frame that is shown in the middle of the segment,
+            upright by the file's display matrix.
             frame_1 ... frame_<num_frames>: large_binary, JPEGs of the frames shown in the middle of
             as many equal parts; only with num_frames above 1.
             audio: large_binary, FLAC (16 bit) of the segment's sound, cut at the sample, silence
-            where the file has none in between; null = the file has no sound, or none here.
+            where the file has none in between or no finite numbers; more than 8 channels are their
+            mean; null = the file has no sound, none here, or at more than 655,350 Hz.
             segment_frames: int32, pictures that begin in the segment; 0 = the last one before it
             is still shown.
             segment_motion: float32, greatest mean absolute difference, in levels of 0 to 255,
@@ -122,6 +124,11 @@ class VideoSegment(Stage):
             }
         )
 
+    @property
+    def presence(self) -> Mapping[str, str]:
+        """A video without sound is no mistake."""
+        return {"audio": "segment_rms_dbfs"}
+
     def setup(self, options: WorkerOptions) -> Known:
         return Known(checked={})
 
@@ -145,7 +152,11 @@ class VideoSegment(Stage):
         from winnow.stages._video_cut import CutOptions, cut
 
         codes = [_span_code(start, end) for start, end in spans]
-        whole = [span for span, code in zip(spans, codes, strict=True) if code is None]
+        whole = [
+            (start, end)
+            for (start, end), code in zip(spans, codes, strict=True)
+            if code is None and start is not None and end is not None
+        ]
         options = CutOptions(
             num_frames=self.num_frames, quality=self.quality, max_side=self.max_side
         )

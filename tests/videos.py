@@ -22,6 +22,7 @@ def write_video(
     sound_delay_s: float = 0.0,
     sound_s: float | None = None,
     sound: bool = True,
+    title: str = "",
 ) -> None:
     """Write MPEG-4 pictures and AAC (PCM in .mkv) sound.
 
@@ -30,6 +31,8 @@ def write_video(
     """
     codec = "pcm_s16le" if path.suffix == ".mkv" else "aac"
     with av.open(path, "w", options={"fflags": "+bitexact"}) as container:
+        if title:
+            container.metadata["title"] = title
         video = container.add_stream("mpeg4", rate=FPS)
         video.width = video.height = SIDE
         video.pix_fmt, video.bit_rate, video.gop_size = "yuv420p", 400_000, 15

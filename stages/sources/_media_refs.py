@@ -6,7 +6,7 @@ import functools
 import hashlib
 import os
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import pyarrow as pa
@@ -44,6 +44,19 @@ class FoundFile(NamedTuple):
     relative: str | None = None
     ref: Ref | None = None
     problem: Literal["missing", "outside", "unreadable"] | None = None
+
+
+def check_no_references(source: str, kept: pa.Schema, names: Mapping[str, str]) -> None:
+    """Raise RecipeError where a kept column (its name in the table -> in the rows) would be taken
+    for references to local media: a table could then have any file or address opened."""
+    for old, new in names.items():
+        if new.endswith("_ref") and kept.field(old).type == MEDIA_REF:
+            msg = (
+                f"{source}: the column {old!r} holds references to media, and a table is not "
+                f"trusted to say which files are opened; leave it out of keep, or set rename: "
+                f"{{{old}: {new}erence}}"
+            )
+            raise RecipeError(msg)
 
 
 def folder_of(path: str) -> str:

@@ -13,6 +13,7 @@ from winnow.contracts.errors import RecipeError, SetupError, ShardError
 from winnow.contracts.source import SourceFile
 from winnow.stages.sources import _readers
 from winnow.stages.sources._files import find_files
+from winnow.stages.sources._media_refs import check_no_references
 from winnow.stages.sources._readers import TYPES, TableFormat, TableOptions
 
 RESERVED = ("uid", "key")
@@ -109,6 +110,8 @@ class Chooser:
         types = {name: TYPES[kind] for name, kind in self.types.items()}
         wanted = [(name, pa.string()) for name in main.values()]
         wanted += [(name, types.get(name, columns.field(name).type)) for name in kept]
+        names = dict(zip(kept, renamed, strict=True))
+        check_no_references(self.source, pa.schema(wanted), names)
         return Layout(
             wanted=pa.schema(wanted),
             names=(*main, *renamed),

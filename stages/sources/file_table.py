@@ -20,7 +20,13 @@ from winnow.contracts.registry import register_source
 from winnow.contracts.source import Source, SourceFile
 from winnow.stages.sources import _readers
 from winnow.stages.sources._files import find_files
-from winnow.stages.sources._media_refs import FoundFile, file_below, folder_of, ref_array
+from winnow.stages.sources._media_refs import (
+    FoundFile,
+    check_no_references,
+    file_below,
+    folder_of,
+    ref_array,
+)
 from winnow.stages.sources._readers import TYPES, TableFormat, TableOptions
 from winnow.stages.sources._text_rows import TextOptions
 
@@ -220,6 +226,7 @@ class FileTable(Source):
         types = {name: TYPES[kind] for name, kind in (self.types or {}).items()}
         wanted = [(name, pa.string()) for name in main]
         wanted += [(name, types.get(name, columns.field(name).type)) for name in kept]
+        check_no_references("file_table", pa.schema(wanted), names)
         return Layout(
             wanted=pa.schema(wanted),
             media=media,

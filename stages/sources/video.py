@@ -8,6 +8,7 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import pyarrow as pa
 
@@ -37,6 +38,7 @@ SCHEMA = pa.schema(
 )
 _CHUNK = 1 << 20
 _BATCH_ROWS = 1024
+_Segment = tuple[int | None, float | None, float | None, str | None]
 
 
 @register_source("video", version=1)
@@ -49,7 +51,8 @@ class VideoFolder(Source):
             first by name); without one the first text track of the video.
     Writes: path: string, relative to the folder.
             text: string, the subtitles that are shown at any time of the segment, each once, in
-            order of time; null = none.
+            order of time; null = none. Of one at most 2,000 characters, of those shown at a time
+            the first 100.
             segment: int32, from 0. segment_start_s, segment_end_s: float64, seconds from the
             beginning of the file; the last segment ends with the file.
             video_ref: MEDIA_REF of the whole file, the same in all its rows.
@@ -128,20 +131,18 @@ class VideoFolder(Source):
             count = self.max_segments
         starts = [index * self.segment_s for index in range(count)]
         ends = [min(start + self.segment_s, length_s) for start in starts]
-        segments: list[tuple[int | None, float | None, float | None, str | None]] = [
-            (i, start, end, _subtitles.text_between(cues, start, end))
-            for i, (start, end) in enumerate(zip(starts, ends, strict=True))
-        ]
-        if not segments:
-            segments = [(None, None, None, None)]
-        for first in range(0, len(segments), _BATCH_ROWS):
-            yield self._batch(path, ref, segments[first : first + _BATCH_ROWS])
+        texts = _subtitles.texts_between(cues, zip(starts, ends, strict=True))
+        segments: Iterator[_Segment] = zip(range(count), starts, ends, texts, strict=True)
+        if not count:
+            segments = iter([(None, None, None, None)])
+        while some := list(islice(segments, _BATCH_ROWS)):
+            yield self._batch(path, ref, some)
 
     def _batch(
         self,
         path: str,
         ref: Ref | None,
-        segments: Sequence[tuple[int | None, float | None, float | None, str | None]],
+        segments: Sequence[_Segment],
     ) -> pa.RecordBatch:
         digest = None if ref is None else ref[3]
         numbers, starts, ends, texts = zip(*segments, strict=True)

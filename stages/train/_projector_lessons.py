@@ -10,17 +10,22 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from winnow.contracts.errors import SetupError
 from winnow.contracts.media import MediaCaps
 from winnow.stages._media import decode_image
 from winnow.stages.sources._files import printable
+from winnow.stages.train._audio_samples import AUDIO_MEMBERS, audio_member
 from winnow.stages.train._captions import check_found, texts_of
-from winnow.stages.train._projector_pictures import Pictures, PictureWriter, Pixels, Tower
+from winnow.stages.train._projector_pictures import PictureWriter, Pixels, Tower
+from winnow.stages.train._projector_sound import NONE, Senses, SoundWriter, heard_frames
 from winnow.stages.train._projector_turns import Lesson, turns_of
 from winnow.stages.train._shard_reader import KEY, Sample
 from winnow.stages.train.shards import IMAGE_MEMBERS, image_member, json_values, read_samples
+
+if TYPE_CHECKING:
+    from winnow.models.audio_tower import Frames
 
 _CHUNK = 64
 
@@ -60,78 +65,129 @@ class LessonReading:
 class Lessons:
     """Samples in the order of the shards.
 
-    firsts: where the pictures of each sample start among ``pictures``.  digest: over keys, texts
-    and encoded pictures, hex.  skipped: samples that were left out, by reason.
+    senses: their pictures (the first of each) and recordings.  digest: over keys, texts, encoded
+    pictures and recordings, hex.  skipped: samples that were left out, by reason.  unreadable:
+    members that cannot be decoded of samples that were not, by reason.
     """
 
-    pictures: Pictures
+    senses: Senses
     lessons: list[Lesson]
-    firsts: list[int]
     digest: str
     skipped: dict[str, int]
+    unreadable: dict[str, int]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Learned:
+    """One sample: its texts, the tiles of each picture, its log-mel, and the bytes of both."""
+
+    lesson: Lesson
+    tiles: list[Pixels]
+    members: list[bytes]
+    frames: Frames | None = None
+    unreadable: str = ""
 
 
 def read_lessons(
-    paths: Sequence[str], reading: LessonReading, writer: PictureWriter, tower: Tower
+    paths: Sequence[str],
+    reading: LessonReading,
+    writer: PictureWriter,
+    tower: Tower,
+    sounds: SoundWriter | None = None,
 ) -> Lessons:
     """Read all shards. A sample is left out and counted where it has no picture ("no image",
     "undecodable", "too_large") or nothing to say about it ("no caption", "bad conversation",
-    "bad interleaved text").
+    "bad interleaved text"). With ``sounds`` a picture or a recording is enough; a sample without
+    both is counted under both reasons ("no image and no audio").
 
     Fails: SetupError for a tar that cannot be read, a full disk, or no sample at all.
     """
     lessons: list[Lesson] = []
-    firsts: list[int] = []
-    skipped: Counter[str] = Counter()
+    picture_of: list[int] = []
+    sound_of: list[int] = []
+    skipped, unreadable = Counter[str](), Counter[str]()
     digest = hashlib.blake2b(digest_size=16)
+    heard = () if sounds is None else AUDIO_MEMBERS
 
-    def learned(sample: Sample) -> tuple[Lesson, list[Pixels], list[bytes]] | str:
-        return _learned(sample, reading, tower)
+    def learned(sample: Sample) -> _Learned | str:
+        return _learned(sample, reading, tower, sounds)
 
     with ThreadPoolExecutor(reading.num_threads, "decode") as pool:
-        for chunk in _chunks(read_samples(paths, reading.wanted)):
+        for chunk in _chunks(read_samples(paths, lambda e: reading.wanted(e) or e in heard)):
             for sample, found in zip(chunk, pool.map(learned, chunk), strict=True):
                 if isinstance(found, str):
                     skipped[found] += 1
                     continue
-                lesson, tiles, encoded = found
-                values = json.dumps(json_values(sample, reading.columns), sort_keys=True)
-                name = sample[KEY].encode("utf-8", "surrogateescape")
-                said = json.dumps(lesson.captions)
-                for part in (name, said.encode(), values.encode(), *encoded):
+                for part in _content(sample, reading, found):
                     digest.update(hashlib.blake2b(part, digest_size=16).digest())
-                firsts.append(len(writer))
-                lessons.append(lesson)
-                writer.add(tiles)
+                unreadable.update([found.unreadable] if found.unreadable else [])
+                picture_of.append(len(writer) if found.tiles else NONE)
+                lessons.append(found.lesson)
+                writer.add(found.tiles)
+                if sounds is not None:
+                    sound_of.append(NONE if found.frames is None else len(sounds))
+                    sounds.add(found.frames)
     if not lessons:
         msg = f"no sample of {len(paths)} shards can be trained on; left out: {dict(skipped)}"
         raise SetupError(msg)
     if reading.caption_choices is not None:
         check_found(([""] for one in lessons if one.has_choices), reading.caption_choices)
+    heard_of = None if sounds is None else sounds.done()
     return Lessons(
-        pictures=writer.done(),
+        senses=Senses(
+            pictures=writer.done(), picture_of=picture_of, sounds=heard_of, sound_of=sound_of
+        ),
         lessons=lessons,
-        firsts=firsts,
         digest=digest.hexdigest(),
         skipped=dict(skipped),
+        unreadable=dict(sorted(unreadable.items())),
     )
 
 
+def _content(sample: Sample, reading: LessonReading, found: _Learned) -> list[bytes]:
+    """Return all that a sample teaches with, for the digest."""
+    values = json.dumps(json_values(sample, reading.columns), sort_keys=True)
+    name = sample[KEY].encode("utf-8", "surrogateescape")
+    return [name, json.dumps(found.lesson.captions).encode(), values.encode(), *found.members]
+
+
 def _learned(
-    sample: Sample, reading: LessonReading, tower: Tower
-) -> tuple[Lesson, list[Pixels], list[bytes]] | str:
-    """Return the texts, the tiles of each picture and their bytes, or why there are none."""
+    sample: Sample, reading: LessonReading, tower: Tower, sounds: SoundWriter | None
+) -> _Learned | str:
+    """Decode one sample, or return why it is left out."""
     found = _lesson(sample, reading)
     if isinstance(found, str):
         return found
     lesson, encoded = found
+    if sounds is not None:
+        return _learned_both(lesson, encoded[0], audio_member(sample), tower, sounds)
     tiles = []
     for data in encoded:
         pixels = tower_pixels(tower, data)
         if isinstance(pixels, str):
             return pixels
         tiles.append(pixels)
-    return lesson, tiles, encoded
+    return _Learned(lesson=lesson, tiles=tiles, members=encoded)
+
+
+def _learned_both(
+    lesson: Lesson, image: bytes, audio: bytes, tower: Tower, sounds: SoundWriter
+) -> _Learned | str:
+    pixels, frames = tower_pixels(tower, image), heard_frames(sounds.tower, audio)
+    if isinstance(pixels, str) and isinstance(frames, str):
+        return f"{pixels} and {frames}"
+    broken = ""
+    if image and isinstance(pixels, str):
+        broken = f"image {pixels}"
+    if audio and isinstance(frames, str):
+        broken = frames
+    return _Learned(
+        lesson=lesson,
+        tiles=[] if isinstance(pixels, str) else [pixels],
+        members=[image, audio],
+        frames=None if isinstance(frames, str) else frames,
+        unreadable=broken,
+    )
 
 
 def _lesson(sample: Sample, reading: LessonReading) -> tuple[Lesson, list[bytes]] | str:

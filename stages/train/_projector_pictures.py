@@ -56,11 +56,13 @@ class Pictures:
     def features(self, pictures: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return float32 (B, P, V) and which patches there are, bool (B, P).
 
-        The values are those of float16, whether they were kept or are computed here.
+        ``pictures``: -1 stands for none, but not for all. The values are those of float16, whether
+        they were kept or are computed here.
         """
         import torch
 
         starts, ends = self._firsts[list(pictures)], self._firsts[[p + 1 for p in pictures]]
+        ends = np.where(np.array(pictures) < 0, starts, ends)
         counts = ends - starts
         rows = np.concatenate([np.arange(s, e) for s, e in zip(starts, ends, strict=True)])
         found = self._tiles[rows]
@@ -103,11 +105,13 @@ class PictureWriter:
         self._write(sum(map(len, self._waiting)) // _TOGETHER * _TOGETHER)
 
     def done(self) -> Pictures:
-        """Return what was added, at least one picture."""
+        """Return what was added."""
         self._write(sum(map(len, self._waiting)))
         self._file.flush()
         firsts = np.cumsum([0, *self._counts], dtype=np.int64)
         kind = np.float16 if self._keep_features else np.uint8
+        if not self._counts:
+            return Pictures(self._tower, np.empty(0, kind), firsts, self._device)
         tiles = np.memmap(self._file, kind, "r", shape=(int(firsts[-1]), *self._shape))
         return Pictures(self._tower, tiles, firsts, self._device)
 

@@ -24,6 +24,7 @@ from winnow.stages.train._projector_lessons import (
 from winnow.stages.train._projector_loop import LoopConfig, train_phases
 from winnow.stages.train._projector_pictures import PictureWriter, features_bytes
 from winnow.stages.train._projector_schedule import Plan
+from winnow.stages.train._projector_sound import SoundWriter
 
 if TYPE_CHECKING:
     from winnow.models.projector import Projector
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 REPORT_NAME = "training.json"
 _SIZES = ("connector", "num_queries", "depth", "heads", "max_tiles", "cross_every")
+_AUDIO_SIZES = ("audio_connector", "audio_queries")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,7 +40,8 @@ class ProjectorSetup:
     """What is trained, on what, beside the loop's own parameters.
 
     init: a projector's folder, "" for a fresh connector.  text_file: "" for the samples' own words.
-    cache_bytes: most that the pictures' features may take in the scratch file.
+    cache_bytes: most that the pictures' features may take in the scratch file.  modality_dropout:
+    its share, of a model with an audio tower.
     """
 
     model: ProjectorConfig
@@ -51,6 +54,7 @@ class ProjectorSetup:
     text_file: str
     device: str
     cache_bytes: int
+    modality_dropout: float = 0.0
 
 
 def train_projector(
@@ -75,10 +79,17 @@ def train_projector(
     projector = start(setup)
     lessons = _read(shards, made(folder), setup, projector)
     texts = read_texts(Path(setup.text_file)) if setup.text_file else _own_texts(lessons)
-    work = ProjectorWork(projector, lessons, texts, folder=folder, seed=setup.loop.seed)
+    work = ProjectorWork(
+        projector,
+        lessons,
+        texts,
+        folder=folder,
+        seed=setup.loop.seed,
+        modality_dropout=setup.modality_dropout,
+    )
     phases = setup.plan.phases(setup.num_steps)
     work.check(phases, setup.loop.batch_size)
-    begun = {"started_from": _digest(setup.init), **_described(projector)}
+    begun = {"started_from": _digest(setup.init), **_described(projector, setup)}
     outcome = train_phases(
         phases,
         work,
@@ -95,10 +106,11 @@ def train_projector(
         "data": {
             "digest": lessons.digest,
             "num_samples": len(lessons.lessons),
-            "num_pictures": len(lessons.pictures),
+            "num_pictures": len(lessons.senses.pictures),
             "num_conversations": sum(bool(lesson.turns) for lesson in lessons.lessons),
             "skipped": lessons.skipped,
             "shards": [Path(path).name for path in shards],
+            **_heard(lessons),
         },
         **outcome,
         "facts": dict(projector.facts()),
@@ -136,6 +148,8 @@ def check_parts(setup: ProjectorSetup) -> None:
     name = setup.model.language_model
     language = find_language_model(name, allow_random=setup.allow_random_lm).digest()
     digests = {"tower": find_tower(setup.model.tower).digest(), "language_model": language}
+    if setup.model.audio_tower is not None:
+        digests["audio_tower"] = audio_tower_digest(setup.model.audio_tower)
     needed = ["transformers", *(["peft"] if setup.plan.schedule == "llava_lora" else [])]
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
@@ -151,7 +165,14 @@ def _check_init(setup: ProjectorSetup, digests: Mapping[str, str]) -> None:
     from winnow.models.projector_files import find_projector
 
     start = find_projector(setup.init)
-    for name in _SIZES:
+    hears = ["an" if c.audio_tower else "no" for c in (start.config, setup.model)]
+    if hears[0] != hears[1]:
+        msg = (
+            f"init={setup.init!r} has {hears[0]} audio_tower, the model to train {hears[1]}; start "
+            "from a model of the same parts"
+        )
+        raise SetupError(msg)
+    for name in (*_SIZES, *(_AUDIO_SIZES if setup.model.audio_tower else ())):
         found, wanted = getattr(start.config, name), getattr(setup.model, name)
         if found != wanted:
             msg = f"init={setup.init!r} has {name}={found}, the model to train {name}={wanted}"
@@ -161,6 +182,8 @@ def _check_init(setup: ProjectorSetup, digests: Mapping[str, str]) -> None:
         "tower": find_tower(start.part("tower")).digest(),
         "language_model": language.digest(),
     }
+    if "audio_tower" in start.parts:
+        of_start["audio_tower"] = audio_tower_digest(start.part("audio_tower"))
     for name, digest in of_start.items():
         if digest != digests[name]:
             msg = (
@@ -181,11 +204,34 @@ def _read(
     needed = features_bytes(projector.tower, most, setup.model.max_tiles)
     keep = needed <= setup.cache_bytes
     writer = PictureWriter(projector.tower, folder, projector.device, keep_features=keep)
-    return read_lessons(paths, setup.reading, writer, projector.tower)
+    sounds = None
+    if projector.audio is not None:
+        sounds = SoundWriter(projector.audio.tower, folder, projector.device)
+    return read_lessons(paths, setup.reading, writer, projector.tower, sounds)
+
+
+def _heard(lessons: Lessons) -> dict[str, Any]:
+    """Return what training.json says of the recordings, where there is an audio tower."""
+    senses = lessons.senses
+    if senses.sounds is None:
+        return {}
+    return {
+        "num_recordings": len(senses.sounds),
+        "without_picture": senses.without("image"),
+        "without_recording": senses.without("audio"),
+        "unreadable": lessons.unreadable,
+    }
 
 
 def _own_texts(lessons: Lessons) -> list[str]:
     return [text for lesson in lessons.lessons if (text := lesson.plain())]
+
+
+def audio_tower_digest(name: str) -> str:
+    """Return the digest of an audio tower; fails as ``find_audio_tower``."""
+    from winnow.models.projector_audio import find_audio_tower
+
+    return find_audio_tower(name).digest()
 
 
 def _digest(init: str) -> str:
@@ -194,11 +240,16 @@ def _digest(init: str) -> str:
     return projector_digest(init) if init else ""
 
 
-def _described(projector: Projector) -> dict[str, Any]:
+def _described(projector: Projector, setup: ProjectorSetup) -> dict[str, Any]:
     """The parts by what they are: nothing that depends on the machine's paths."""
-    config = projector.config
-    return {
+    config, audio = projector.config, projector.audio
+    found = {
         **{name: getattr(config, name) for name in (*_SIZES, "prompt")},
         "tower_digest": projector.tower_digest,
         "language_model_digest": projector.language_digest,
     }
+    if audio is not None:
+        found |= {name: getattr(config, name) for name in _AUDIO_SIZES}
+        found["audio_tower_digest"] = audio.tower.digest()
+        found["modality_dropout"] = setup.modality_dropout
+    return found

@@ -14,9 +14,9 @@ from winnow.models.conversation import Turn
 from winnow.stages.train._projector_lessons import Lessons
 from winnow.stages.train._projector_loop import Loss, Visit
 from winnow.stages.train._projector_schedule import Phase
+from winnow.stages.train._projector_sound import NONE, ModalityDropout
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
     from winnow.models.language_model import LanguageModel
@@ -31,7 +31,8 @@ class ProjectorWork:
     """A projector model and what it learns from: the work of ``train_phases``.
 
     texts: what text-only batches and perplexities read.  folder: where the matching head is left.
-    seed: of the first stage's heads and hard negatives.
+    seed: of the first stage's heads and hard negatives, and of the modality dropout, whose share is
+    ``modality_dropout``, for a model with an audio tower.
     """
 
     def __init__(
@@ -42,12 +43,16 @@ class ProjectorWork:
         *,
         folder: Path,
         seed: int,
+        modality_dropout: float = 0.0,
     ) -> None:
         self.projector, self.lessons, self.texts = projector, lessons, texts
         self.folder, self.seed = folder, seed
+        self.dropout = ModalityDropout(share=modality_dropout, seed=seed)
         self._first_stage: FirstStage | None = None
         found = list(enumerate(lessons.lessons))
+        seen = lessons.senses.picture_of
         self._rows = {
+            "representation": [i for i, one in found if one.captions and seen[i] != NONE],
             "captions": [i for i, one in found if one.captions],
             "conversations": [i for i, one in found if one.turns or one.captions],
             "interleaved": [i for i, one in found if one.parts],
@@ -58,7 +63,7 @@ class ProjectorWork:
     def check(self, phases: Sequence[Phase], batch_size: int) -> None:
         """Raise SetupError where a phase has fewer samples than a batch."""
         for phase in phases:
-            num_rows = len(self._rows[phase.data])
+            num_rows = len(self._rows_of(phase))
             if num_rows < batch_size:
                 msg = (
                     f"the stage {phase.name!r} learns from {phase.data}, which {num_rows} samples "
@@ -66,6 +71,11 @@ class ProjectorWork:
                     "lower batch_size or select more"
                 )
                 raise SetupError(msg)
+
+    def _rows_of(self, phase: Phase) -> list[int]:
+        """Return the samples of a phase; Q-Formers' first stage compares pictures with captions."""
+        first = phase.objective == "representation"
+        return self._rows["representation" if first else phase.data]
 
     def enter(self, phase: Phase) -> dict[str, nn.Parameter]:
         """Make the parameters of a phase trainable; return them by name."""
@@ -78,21 +88,20 @@ class ProjectorWork:
 
     def num_rows(self, phase: Phase) -> tuple[int, int]:
         """Return the numbers of samples and of texts of a phase."""
-        return len(self._rows[phase.data]), len(self.texts)
+        return len(self._rows_of(phase)), len(self.texts)
 
     def loss(self, phase: Phase, visits: Sequence[Visit], step: int) -> Loss:
         """Return the mean loss over the answers' tokens; of a first stage over its rows."""
-        samples = [self._rows[phase.data][row] for row, _ in visits]
+        rows = self._rows_of(phase)
+        samples = [rows[row] for row, _ in visits]
         if phase.data == "interleaved":
             return self._interleaved_loss(samples)
-        firsts = [self.lessons.firsts[sample] for sample in samples]
-        features_BPV, mask_BP = self.lessons.pictures.features(firsts)
         epochs = [epoch for _, epoch in visits]
         if phase.objective == "representation":
-            captions = self._captions(samples, epochs)
-            return self._first_loss(samples, captions, features_BPV, mask_BP, step)
-        turns = self._turns(phase, samples, epochs)
-        return self.projector.loss(features_BPV, mask_BP, turns)
+            return self._first_loss(samples, self._captions(samples, epochs), step)
+        turns, senses = self._turns(phase, samples, epochs), self.lessons.senses
+        with senses.of(self.projector, samples, self.dropout, step) as (features_BPV, mask_BP):
+            return self.projector.loss(features_BPV, mask_BP, turns)
 
     def _captions(self, samples: Sequence[int], epochs: Sequence[int]) -> list[str]:
         found = zip(samples, epochs, strict=True)
@@ -153,19 +162,14 @@ class ProjectorWork:
             torch.manual_seed(self.seed)
             return FirstStage(connector).to(device)
 
-    def _first_loss(
-        self,
-        samples: Sequence[int],
-        captions: Sequence[str],
-        features_BPV: torch.Tensor,
-        mask_BP: torch.Tensor,
-        step: int,
-    ) -> Loss:
+    def _first_loss(self, samples: Sequence[int], captions: Sequence[str], step: int) -> Loss:
         """The sum of contrast, matching and generation (Li et al. 2023, section 3.1)."""
         import torch
 
         from winnow.models.matching import caption_tokens
 
+        senses = self.lessons.senses
+        features_BPV, mask_BP = senses.pictures.features([senses.picture_of[s] for s in samples])
         assert self._first_stage is not None
         most = self._first_stage.qformer.config.max_tokens - 1
         tokenizer = self.projector.language.tokenizer
@@ -185,7 +189,8 @@ class ProjectorWork:
         from winnow.models.projector_batch import Interleaved
 
         rows = [Interleaved(parts=self.lessons.lessons[sample].parts) for sample in samples]
-        firsts = [self.lessons.firsts[sample] for sample in samples]
+        senses = self.lessons.senses
+        firsts = [senses.picture_of[sample] for sample in samples]
         pictures = [
             first + number
             for first, row in zip(firsts, rows, strict=True)
@@ -193,7 +198,7 @@ class ProjectorWork:
         ]
         if not pictures:
             return self.projector.interleaved_loss(None, None, rows)
-        return self.projector.interleaved_loss(*self.lessons.pictures.features(pictures), rows)
+        return self.projector.interleaved_loss(*senses.pictures.features(pictures), rows)
 
 
 def text_loss(model: LanguageModel, texts: Sequence[str]) -> Loss:

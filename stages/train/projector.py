@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from winnow.contracts.errors import RecipeError
-from winnow.contracts.parameters import effort, result
+from winnow.contracts.parameters import effort, later, result
 from winnow.contracts.registry import register_trainer
 from winnow.contracts.stage import Resources
 from winnow.contracts.trial import Captioner, Dataset, Trainer
@@ -33,21 +33,25 @@ if TYPE_CHECKING:
 Connector = Literal[
     "linear", "mlp", "perceiver_prefix", "perceiver_xattn", "qformer", "instruct_qformer"
 ]
+AudioConnector = Literal["linear", "mlp", "perceiver_prefix", "qformer", "instruct_qformer"]
 SCHEDULES = get_args(Schedule)
 CONNECTORS = get_args(Connector)
+AUDIO_CONNECTORS = get_args(AudioConnector)
 _QFORMERS = ("qformer", "instruct_qformer")
+_MODALITY_DROPOUT, _MOST_DROPPED = 0.25, 0.5
 
 
 @register_trainer("projector", version=1)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProjectorTrainer(Trainer):
-    """Train a connector between a frozen vision tower and a language model, and maybe the latter.
+    """Train a connector between frozen towers and a language model, and maybe the latter.
 
     Reads:   <key>.<image>, <key>.<captions>, and of <key>.json the columns ``caption_choices``
              (list<string>), ``conversations`` (list<struct<from: string, value: string>>, LLaVA's
              turns; null: the caption is used) and ``interleaved`` (list<struct<text: string,
              image: int32>>, picture 0 is the sample's own, picture n its member <n>.<extension>).
-             Samples that lack what they need are left out and counted.
+             With audio_tower also <key>.<wav, flac, mp3, ogg, opus, m4a>; then a picture or a
+             recording is enough. Samples that lack what they need are left out and counted.
     Writes:  the folder of ``winnow.models.projector.save_projector`` and training.json, which holds
              for each stage its loss curve, and the perplexity of the language model on texts
              before and after it. After a first stage also the matching head of
@@ -88,6 +92,12 @@ class ProjectorTrainer(Trainer):
     micro_batch_size: rows of a pass, 0 for all; the gradient is the whole batch's. Not for the
         first stage, whose contrast needs them all.
     precision: "bf16" runs under autocast, weights stay float32.
+    audio_tower: a folder that the trainer "audio" wrote; its frozen tower's tokens follow the image
+        tokens, through a second connector: audio_connector, with audio_queries queries, depth and
+        heads. What a row lacks has a learned null embedding in its place. Prefix connectors only.
+    modality_dropout: with an audio_tower, the share of the rows with both whose picture is taken
+        away at a step, and of those whose sound is; never both. 0 to 0.5, usually 0.2 to 0.3; null:
+        0.25. Nothing is dropped in a first stage, or when the model answers.
     """
 
     subject: ClassVar[str] = "captions"
@@ -131,16 +141,22 @@ class ProjectorTrainer(Trainer):
     num_gpus: float | None = effort(None)
     checkpoint_samples: int = effort(25_600)
     cache_bytes: int = effort(16 << 30)
+    audio_tower: str | None = effort(None)
+    audio_connector: AudioConnector = later("mlp")
+    audio_queries: int = later(32)
+    modality_dropout: float | None = later(None)
 
     def __post_init__(self) -> None:
         """Refuse what cannot train; reads no files."""
         allowed = {"connector": CONNECTORS, "schedule": SCHEDULES}
+        allowed["audio_connector"] = AUDIO_CONNECTORS
         for name, values in allowed.items():
             if getattr(self, name) not in values:
                 msg = f"projector: {name}={getattr(self, name)!r}; use one of {', '.join(values)}"
                 raise RecipeError(msg)
         self._check_numbers()
         self._check_shares()
+        self._check_audio()
         if self.interleaved is not None and self.connector != "perceiver_xattn":
             msg = (
                 f"projector: interleaved={self.interleaved!r} with connector={self.connector}: "
@@ -157,7 +173,7 @@ class ProjectorTrainer(Trainer):
 
     def _check_numbers(self) -> None:
         positive = ("num_queries", "depth", "heads", "cross_every", "lora_rank", "batch_size")
-        least = dict.fromkeys((*positive, "num_threads"), 1)
+        least = dict.fromkeys((*positive, "num_threads", "audio_queries"), 1)
         zero = ("max_tiles", "micro_batch_size", "checkpoint_samples", "cache_bytes")
         least |= dict.fromkeys((*zero, "weight_decay"), 0)
         for name, value in least.items():
@@ -195,6 +211,23 @@ class ProjectorTrainer(Trainer):
             )
             raise RecipeError(msg)
 
+    def _check_audio(self) -> None:
+        share = self.modality_dropout
+        if share is not None and not 0 <= share <= _MOST_DROPPED:
+            msg = f"projector: modality_dropout={share}; use a share from 0 to {_MOST_DROPPED}"
+            raise RecipeError(msg)
+        if self.audio_tower is None and share is not None:
+            msg = (
+                f"projector: modality_dropout={share} without audio_tower: there is one modality; "
+            )
+            raise RecipeError(msg + "name an audio_tower, or leave it out")
+        if self.audio_tower is not None and self.connector == "perceiver_xattn":
+            msg = (
+                "projector: audio_tower with connector=perceiver_xattn: audio tokens stand beside "
+                f"image tokens before the text; use one of {', '.join(AUDIO_CONNECTORS)}"
+            )
+            raise RecipeError(msg)
+
     @property
     def resources(self) -> Resources:
         """A core per thread; one GPU for device=cuda, if num_gpus is null."""
@@ -211,7 +244,7 @@ class ProjectorTrainer(Trainer):
         return self._reading().columns
 
     def model_digest(self) -> str:
-        """Digest of the tower, the language model, the model to start from and the text file."""
+        """Digest of the towers, the language model, the model to start from and the text file."""
         language = find_language_model(self.language_model, allow_random=self.allow_random_lm)
         parts = [
             find_tower(self.tower).digest(),
@@ -219,6 +252,10 @@ class ProjectorTrainer(Trainer):
             "" if self.init is None else projector_digest(self.init),
             "" if self.text_file is None else read_texts(Path(self.text_file)),
         ]
+        if self.audio_tower is not None:
+            from winnow.stages.train._projector_run import audio_tower_digest
+
+            parts.append(audio_tower_digest(self.audio_tower))
         return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
     def check(self, data: Dataset, num_samples: int) -> None:
@@ -295,6 +332,9 @@ class ProjectorTrainer(Trainer):
             prompt=self.prompt,
             lora_rank=self.lora_rank,
             lora_alpha=self.lora_alpha,
+            audio_tower=self.audio_tower,
+            audio_connector=self.audio_connector,
+            audio_queries=self.audio_queries,
         )
 
     def _reading(self) -> LessonReading:
@@ -309,6 +349,7 @@ class ProjectorTrainer(Trainer):
     def _setup(self, *, num_samples: int, seed: int) -> ProjectorSetup:
         from winnow.stages.train._projector_run import ProjectorSetup
 
+        share = _MODALITY_DROPOUT if self.modality_dropout is None else self.modality_dropout
         return ProjectorSetup(
             model=self._model(),
             reading=self._reading(),
@@ -327,4 +368,5 @@ class ProjectorTrainer(Trainer):
             text_file=self.text_file or "",
             device=self.device,
             cache_bytes=self.cache_bytes,
+            modality_dropout=share,
         )

@@ -39,3 +39,13 @@ def test_offset_and_drift(tmp_path: Path) -> None:
     assert abs(found["aac.mp4"]["av_start_offset_s"]) < 0.1
     assert found["mute.mp4"]["av_sync_error"] == "no_audio"
     assert found["page.mp4"]["av_sync_error"] == "undecodable"
+
+
+def test_other_bytes_are_not_measured(tmp_path: Path) -> None:
+    write_video(tmp_path / "x.mkv", seconds=1)
+    videos, stage = VideoFolder(path=str(tmp_path)), AvSync()
+    table = pa.Table.from_batches([b for file in videos.files() for b in videos.read(file)])
+    batch = table.select(["uid", "video_ref"]).combine_chunks().to_batches()[0]
+    write_video(tmp_path / "x.mkv", seconds=1, sound_delay_s=0.2)
+    out = stage.annotate(batch, stage.setup(WorkerOptions()), None)  # type: ignore[arg-type]
+    assert out.column("av_sync_error").to_pylist() == ["changed"]

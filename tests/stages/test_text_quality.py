@@ -231,7 +231,7 @@ def test_the_filter_keeps_good_text_and_drops_each_kind_of_bad() -> None:
     }
     table = pa.Table.from_pylist(run([GOOD, *bad.values()]))
     table = table.cast(TextQuality().writes)
-    kept = evaluate(FILTERS.find("text_quality")(), table).to_pylist()
+    kept = evaluate(FILTERS.find("text_rules")(), table).to_pylist()
     assert dict(zip(["good", *bad], kept, strict=True)) == {
         "good": True,
         **dict.fromkeys(bad, False),
@@ -257,7 +257,7 @@ def test_perplexity_of_the_packaged_model() -> None:
 
 
 def test_every_bound_of_the_filter_is_a_column_of_the_stage() -> None:
-    from winnow.filters.text_quality import _C4_FLAGS, _COLUMNS
+    from winnow.filters.text_rules import _C4_FLAGS, _COLUMNS
 
     assert set(TextQuality().writes.names) == {*_COLUMNS, *_C4_FLAGS, "text_quality_error"}
     assert Counter(_COLUMNS).most_common(1)[0][1] == 1

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import io
+import struct
+from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -15,6 +19,7 @@ from tests.videos import FPS, LEVELS, RATE, waveform, write_video
 from winnow.contracts.errors import RecipeError
 from winnow.contracts.media import MediaCaps
 from winnow.contracts.stage import WorkerOptions
+from winnow.pipeline.run import RunReport
 from winnow.stages._audio import decode_audio
 from winnow.stages.sources.video import VideoFolder
 from winnow.stages.video_segment import VideoSegment
@@ -144,6 +149,90 @@ def test_damage_costs_rows_not_the_run(tmp_path: Path) -> None:
         (tmp_path / "x.mkv").write_bytes(bytes(hurt[: len(hurt) - trial * 500]))
         for row in segments(tmp_path):
             assert (row["image"] is None) == (row["video_segment_error"] is not None)
+
+
+@pytest.mark.parametrize(("name", "codec"), [("x.ts", "mpeg4"), ("x.flv", "flv1")])
+def test_files_without_an_index(tmp_path: Path, name: str, codec: str) -> None:
+    """A search in them fails, or ends behind the place and at any frame: nothing may be lost."""
+    seconds, fps = 46, 8
+    with av.open(str(tmp_path / name), "w") as container:
+        stream = container.add_stream(codec, rate=fps)
+        stream.width = stream.height = 32
+        stream.pix_fmt, stream.gop_size = "yuv420p", 100
+        # By itself the encoder makes a key frame where a picture changes much.
+        stream.options = {"sc_threshold": "1000000000"}
+        for index in range(seconds * fps):
+            pixels = np.full((32, 32, 3), 30 + 4 * (index // fps), np.uint8)
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts, frame.time_base = index, Fraction(1, fps)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    rows = segments(tmp_path)
+    shown = [row["image"] and grey(row["image"]) for row in rows[:seconds]]
+    assert shown == pytest.approx([30 + 4 * second for second in range(seconds)], abs=3)
+    assert [row["segment_frames"] for row in rows[1 : seconds - 1]] == [fps] * (seconds - 2)
+
+
+def test_many_channels(tmp_path: Path) -> None:
+    """PyAV crashes the process where it looks at more than eight planes."""
+    write_video(tmp_path / "x.mkv", seconds=1, sound=False)
+    with av.open(str(tmp_path / "x.mkv")) as source, av.open(str(tmp_path / "y.mkv"), "w") as out:
+        copy = out.add_stream_from_template(source.streams.video[0])
+        track = out.add_stream("pcm_s16le", rate=RATE, layout="hexadecagonal")
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = copy
+                out.mux(packet)
+        samples = np.zeros((RATE, 16), np.int16)
+        samples[:, 3] = 16_000
+        frame = av.AudioFrame.from_ndarray(
+            samples.reshape(1, -1), format="s16", layout="hexadecagonal"
+        )
+        frame.sample_rate, frame.pts, frame.time_base = RATE, 0, Fraction(1, RATE)
+        out.mux(track.encode(frame))
+        out.mux(track.encode(None))
+    row = of(segments(tmp_path), "y.mkv")[0]
+    heard = decode_audio(row["audio"], MediaCaps())
+    assert not isinstance(heard, str)
+    assert heard.samples.shape[0] == 1
+    assert np.abs(heard.samples[0, : RATE // 2] - 1000 / 32768).max() < 1e-4
+
+
+def test_a_film_of_a_telephone_is_upright(tmp_path: Path) -> None:
+    write_video(tmp_path / "x.mp4", seconds=1, frozen=(0,), sound=False)
+    data = bytearray((tmp_path / "x.mp4").read_bytes())
+    place = data.find(b"\x40\0\0\0", data.find(b"tkhd")) - 32
+    quarter = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 64 << 16, 0, 1 << 30)
+    data[place : place + 36] = quarter
+    (tmp_path / "x.mp4").write_bytes(bytes(data))
+    pixels = np.asarray(Image.open(io.BytesIO(segments(tmp_path)[0]["image"])).convert("L"))
+    assert pixels[1].max() < 30 < pixels[8:].min()  # the bar at the left is now the upper edge
+
+
+def test_tags_in_another_code_page(tmp_path: Path) -> None:
+    write_video(tmp_path / "x.mkv", seconds=1, title="titel")
+    data = (tmp_path / "x.mkv").read_bytes()
+    assert b"titel" in data
+    (tmp_path / "x.mkv").write_bytes(data.replace(b"titel", b"t\xeftel"))
+    assert [row["video_segment_error"] for row in segments(tmp_path)][0] is None
+
+
+@pytest.mark.parametrize(
+    ("payload", "kept"),
+    [("[image, audio]", 5), ("[image, audio], require: all", 3), ("audio", 3), ("image", 5)],
+)
+def test_a_silent_film_is_exported_where_no_sound_is_asked_for(
+    run: Callable[..., RunReport], tmp_path: Path, payload: str, kept: int
+) -> None:
+    (tmp_path / "v").mkdir()
+    write_video(tmp_path / "v" / "a.mp4", seconds=3)
+    write_video(tmp_path / "v" / "b.mp4", seconds=2, sound=False)
+    report = run(
+        f"name: t\nsource: {{use: video, path: '{tmp_path / 'v'}'}}\nstages: {{video_segment: }}\n"
+        f"export: {{train: {{payload: {payload}}}}}\n"
+    )
+    assert report.failures == []
+    assert report.summary["kept"] == kept
 
 
 @pytest.mark.parametrize(

@@ -230,3 +230,12 @@ def test_what_does_not_fit_the_table_is_refused(pool: Path) -> None:
     (pool / "t.csv").write_text("img,caption\na,b,c\n")
     with pytest.raises(ShardError, match=r"t.csv, line 2"):
         rows_of(FileTable(path=table, image_column="img", text_column="caption"))
+
+
+def test_a_table_cannot_have_other_files_opened(tmp_path: Path) -> None:
+    reference = {"path": "/etc/hostname", "offset": 0, "length": 1, "digest": bytes(16)}
+    columns = {"text": ["a"], "picture": ["a.png"], "thumb_ref": pa.array([reference], MEDIA_REF)}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    source = FileTable(path=str(tmp_path / "a.parquet"), image_column="picture")
+    with pytest.raises(RecipeError, match="'thumb_ref' holds references to media"):
+        source.schema()

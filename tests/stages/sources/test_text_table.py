@@ -15,6 +15,7 @@ import pytest
 
 from winnow.contracts.errors import RecipeError, SetupError, ShardError
 from winnow.contracts.identity import row_uid
+from winnow.contracts.media import MEDIA_REF
 from winnow.contracts.parameters import result_parameters, validate
 from winnow.contracts.registry import SOURCES
 from winnow.pipeline.recipe import parse_recipe
@@ -184,7 +185,7 @@ stages:
   near_duplicate_texts: {{ngram: 3}}
 filters:
   drop_repeated_rows: {{on_null: drop}}
-  long_enough: {{use: text_quality, rules: [], bounds: {{min_num_text_words: 5}}, on_null: drop}}
+  long_enough: {{use: text_rules, rules: [], bounds: {{min_num_text_words: 5}}, on_null: drop}}
   max_pii: {{on_null: drop}}
   drop_near_duplicates: {{media: text, prefer: ["largest num_text_words"], on_null: keep}}
 export:
@@ -213,3 +214,19 @@ def test_a_run_over_text_alone(tmp_path: Path) -> None:
     }  # fmt: skip
     table = pq.read_table(tmp_path / "ws" / report.exports["kept"] / "00000.parquet")
     assert sorted(table["text"].to_pylist()) == ["a b c d e", f"{base} more"]
+
+
+@pytest.mark.parametrize("source", [TextTable, UrlTable])
+def test_a_table_cannot_have_files_opened(tmp_path: Path, source: Any) -> None:
+    """A column of this type would be read as the medium ``image``: any file, any address."""
+    reference = {"path": "/etc/hostname", "offset": 0, "length": 1, "digest": bytes(16)}
+    columns = {"text": ["a"], "url": ["http://a/b"], "Image_ref": pa.array([reference], MEDIA_REF)}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    path = str(tmp_path / "a.parquet")
+    with pytest.raises(RecipeError, match="references to media.*rename: {Image_ref: Image_refer"):
+        source(path=path).schema()
+    assert "Image_ref" not in source(path=path, keep=()).schema().names
+    renamed = source(path=path, rename={"Image_ref": "where"}).schema()
+    assert renamed.field("where").type == MEDIA_REF
+    with pytest.raises(RecipeError, match="references to media"):
+        source(path=path, rename={"Image_ref": "image_ref"}).schema()

@@ -9,7 +9,7 @@ import pytest
 
 from tests.videos import write_video
 from winnow.contracts.errors import RecipeError, SetupError
-from winnow.stages._subtitles import Cue, sidecar_cues, text_between
+from winnow.stages._subtitles import MAX_SHOWN, Cue, sidecar_cues, texts_between
 from winnow.stages.sources.video import VideoFolder
 
 SRT = """1
@@ -114,6 +114,19 @@ def test_an_old_encoding_is_read() -> None:
 
 def test_text_between_is_half_open() -> None:
     cues = [Cue(start_s=0, end_s=1, text="a"), Cue(start_s=1, end_s=2, text="b")]
-    assert text_between(cues, 1, 2) == "b"
-    assert text_between(cues, 0.5, 1.5) == "a b"
-    assert text_between(cues, 2, 3) is None
+    spans = [(0, 0.5), (0.5, 1.5), (1, 2), (2, 3)]
+    assert list(texts_between(cues, spans)) == ["a", "a b", "b", None]
+
+
+def test_subtitles_made_to_hurt_cost_little() -> None:
+    """Each of 50,000 is shown all the time: all of them for every segment would be gigabytes."""
+    cues = [Cue(start_s=0, end_s=1e5, text=f"{i} " + "x" * 100) for i in range(50_000)]
+    texts = list(texts_between(cues, [(i, i + 1) for i in range(3600)]))
+    assert texts[0] is not None
+    assert texts[0].split()[::2] == [str(i) for i in range(MAX_SHOWN)]
+    assert set(texts) == {texts[0]}
+
+
+def test_subtitles_in_utf_16() -> None:
+    data = "1\n00:00:01,000 --> 00:00:02,000\ngr\u00fc\u00df\n\n".encode("utf-16")
+    assert [cue.text for cue in sidecar_cues(data, "srt")] == ["gr\u00fc\u00df"]
