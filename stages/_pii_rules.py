@@ -112,9 +112,16 @@ def find_spans(text: str) -> list[Span]:
     taken: list[Span] = []
     for kind in KINDS if _DIGIT.search(text) else ("email",):
         found = [span for span in _FINDERS[kind](text) if not _overlaps(span, taken)]
-        taken = sorted({*taken, *found}, key=lambda span: (span.start, span.end))
-        taken = [s for i, s in enumerate(taken) if not i or s.start >= taken[i - 1].end]
+        apart: list[Span] = []
+        for span in sorted(found, key=_place):
+            if not apart or span.start >= apart[-1].end:
+                apart.append(span)
+        taken = sorted([*taken, *apart], key=_place)
     return taken
+
+
+def _place(span: Span) -> tuple[int, int]:
+    return span.start, span.end
 
 
 def _overlaps(span: Span, taken: list[Span]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 
@@ -43,6 +43,8 @@ class AvSync(Stage):
 
     Time stamps only: a film dubbed out of step has none that say so.
     """
+
+    transient_codes: ClassVar[frozenset[str]] = frozenset({"unreadable"})
 
     @property
     def reads(self) -> pa.Schema:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 
@@ -97,6 +97,8 @@ class VideoSegment(Stage):
         """The columns of further pictures."""
         count = self.num_frames if self.num_frames > 1 else 0
         return tuple(f"frame_{number}" for number in range(1, count + 1))
+
+    transient_codes: ClassVar[frozenset[str]] = frozenset({"unreadable"})
 
     @property
     def reads(self) -> pa.Schema:

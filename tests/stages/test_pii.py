@@ -236,3 +236,12 @@ def test_columns() -> None:
     assert null["pii_error"] == "missing"
     assert set(COUNTS) == set(KINDS)
     assert "redacted_text" not in Pii().writes.names
+
+
+def test_what_overlaps_a_dropped_number_is_found() -> None:
+    """The second number overlaps the first and is dropped; the third overlaps the second only."""
+    text = "+49 30 123456  0049 30 1234567/ 01.23.45.67.89"
+    assert [text[s.start : s.end] for s in find_spans(text)] == [
+        "+49 30 123456  0049",
+        "01.23.45.67.89",
+    ]

@@ -235,6 +235,27 @@ def test_a_silent_film_is_exported_where_no_sound_is_asked_for(
     assert report.summary["kept"] == kept
 
 
+def test_a_store_that_was_away_is_asked_again(
+    run: Callable[..., RunReport], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "v").mkdir()
+    write_video(tmp_path / "v" / "a.mp4", seconds=2)
+    text = (
+        f"name: t\nsource: {{use: video, path: '{tmp_path / 'v'}'}}\n"
+        "stages: {video_segment: , av_sync: }\nexport: {train: {payload: [image, audio]}}\n"
+    )
+
+    def away(path: str) -> Any:
+        raise OSError(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("winnow.stages._video.open_file", away)
+        patch.setattr("winnow.stages.sources.video._look", lambda *_: (2.0, []))
+        assert run(text).summary["kept"] == 0
+    assert run(text).summary["kept"] == 0
+    assert run(text, retry_failed=True).summary["kept"] == 2
+
+
 @pytest.mark.parametrize(
     "bad", [{"num_frames": 0}, {"quality": 100}, {"max_side": 1}, {"silent_dbfs": 3.0}]
 )
