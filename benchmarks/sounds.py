@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -223,23 +224,41 @@ CATCHES = {
 """Filters of recipes/audio-text.yaml -> the kinds of rows that they are meant to drop."""
 
 
+def _ledger(root: Path, latest: Path) -> Iterator[dict[str, Any]]:
+    """Yield of each row: uid, kind, stem (of the undamaged file), digest, end, copied."""
+    columns = ["uid", "truth_kind", "truth_snr_db", "audio_path", "audio_ref"]
+    for file in sorted(latest.glob("*.parquet")):
+        rows = pq.read_table(root / "rows" / file.name, columns=columns).to_pylist()
+        ends = pq.read_table(file, columns=["filter", "duplicate_of"]).to_pylist()
+        for row, end in zip(rows, ends, strict=True):
+            kind, snr_db = row["truth_kind"], row["truth_snr_db"]
+            path = re.sub("^damaged/[a-z]+/", "", row["audio_path"])
+            yield {
+                "uid": row["uid"],
+                "kind": "little noise" if kind == "noisy" and snr_db > 10 else kind,
+                "stem": path.rpartition(".")[0],
+                "digest": row["audio_ref"]["digest"],
+                "end": end["filter"] or "kept",
+                "copied": end["duplicate_of"],
+            }
+
+
 def score(workspace: str) -> None:
     """Print for each kind of row what dropped it, and for each filter precision and recall."""
     root = Path(workspace)
     latest = max((root / "ledger").iterdir(), key=lambda folder: folder.stat().st_mtime)
-    found: dict[bytes, tuple[str, str, str, bytes | None]] = {}
-    for file in sorted(latest.glob("*.parquet")):
-        rows = pq.read_table(root / "rows" / file.name, columns=["uid", "truth_kind", "said"])
-        ledger = pq.read_table(file, columns=["filter", "duplicate_of"])
-        for row, end in zip(rows.to_pylist(), ledger.to_pylist(), strict=True):
-            said = (row["truth_kind"], row["said"])
-            found[row["uid"].bytes] = (*said, end["filter"] or "kept", end["duplicate_of"])
+    found = {row["uid"].bytes: row for row in _ledger(root, latest)}
+    kept = {row["stem"] for row in found.values() if row["end"] == "kept" and row["kind"] != "copy"}
     pairs: Counter[tuple[str, str]] = Counter()
-    for kind, said, name, copied in found.values():
-        # A recording that lost to its own copy is as right as the other way round.
-        other = found.get(getattr(copied, "bytes", copied), (None, None, None, None))
-        of_a_pair = said is not None and other[:2] == ("copy", said)
-        pairs[("copy" if of_a_pair else kind, name)] += 1
+    for row in found.values():
+        kind, end = row["kind"], row["end"]
+        other = found.get(getattr(row["copied"], "bytes", row["copied"]))
+        if other is not None:
+            same = row["stem"] == other["stem"] or row["digest"] == other["digest"]
+            kind = "copy" if same else kind  # who of a pair goes is as right as the other way round
+        elif kind == "copy" and end == "kept" and row["stem"] not in kept:
+            end = "kept alone"  # the original was dropped before
+        pairs[kind, end] += 1
     for kind in sorted({kind for kind, _ in pairs}):
         ends = {name: count for (k, name), count in pairs.items() if k == kind}
         told = ", ".join(f"{name} {count}" for name, count in sorted(ends.items()))

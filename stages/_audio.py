@@ -60,9 +60,9 @@ def decode_audio(data: bytes, caps: MediaCaps) -> DecodedAudio | MediaFailure:
 
     ``truncated``: a packet could not be decoded, or is cut; or the header announces more than was
         decoded, by over 0.01 s (PCM, FLAC) or 0.1 s (lossy codecs, whose frames do not end where
-        the sound does); or the last page of an Ogg file is cut or is not marked as the last. What
-        is announced: see ``header_duration``. A WAV of unknown size, ADTS and AMR announce
-        nothing: cut between two frames they are whole.
+        the sound does); or the last page of an Ogg file is cut. What is announced: see
+        ``header_duration``. A WAV of unknown size, ADTS and AMR announce nothing: cut between two
+        frames they are whole, as an Ogg file is that was cut between two pages.
     """
     found = container_of(data)
     if found is None:
