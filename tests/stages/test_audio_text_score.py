@@ -162,3 +162,35 @@ def test_models_that_are_no_clap(folder: str, tmp_path: Any) -> None:
     (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
     with pytest.raises(SetupError, match="no weights in .* as safetensors"):
         stage.model_digest()
+
+
+def test_a_tower_trained_here_scores_too(tmp_path: Any) -> None:
+    """Its folder names the packaged image-text model for the captions."""
+    from tests.models.projector_audio_parts import CONFIG, chord
+    from winnow.models.audio_text import (
+        find_audio_text_model,
+        load_audio_text_model,
+        save_tower_model,
+    )
+    from winnow.models.audio_tower import build_tower
+    from winnow.models.checkpoint import find_model
+    from winnow.models.contrastive import load_model
+
+    tiny = find_model("tiny")
+    captions = load_model(tiny, device="cpu").embed_texts(list(CAPTIONS))
+    save_tower_model(
+        tmp_path / "model",
+        build_tower(CONFIG, captions.shape[1], seed=1),
+        temperatures={"log_scale.image_audio": torch.tensor(2.0)},
+        modalities=["audio", "image", "text"],
+        image_text=tiny,
+    )
+    waves = [chord(i, seed=i) for i in range(4)]
+    batch = _batch([encode_audio(w[None], 16_000, "wav") for w in waves], list(CAPTIONS))
+    stage = AudioTextScore(model=str(tmp_path / "model"), batch_size=4)
+    found = annotate(stage, stage.setup(WorkerOptions()), batch)
+    model = load_audio_text_model(find_audio_text_model(str(tmp_path / "model")), device="cpu")
+    stored = [np.rint(w * 32768).astype(np.float32) / 32768 for w in waves]
+    expected = (model.embed_audio(stored) * captions).sum(dim=1)
+    np.testing.assert_allclose(found.column("audio_text_score").to_pylist(), expected, atol=1e-5)
+    assert np.ptp(expected.numpy()) > 1e-3
