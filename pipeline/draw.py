@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,39 +37,30 @@ class RandomDraw:
     def __init__(
         self, rule: RandomRows, scratch: Path, *, memory_limit: str = MEMORY_LIMIT
     ) -> None:
-        import duckdb
-
         self._rule = rule
-        self._database = duckdb.connect(
-            ":memory:",
-            config={"memory_limit": memory_limit, "temp_directory": str(scratch / "draw-spill")},
-        )
-        self._database.execute("SET preserve_insertion_order = false")
-        self._database.execute("CREATE TABLE draws (hash UBIGINT, position BIGINT)")
+        self._draws = _Draws({"hash": "UBIGINT", "position": "BIGINT"}, scratch, memory_limit)
         self._last: tuple[int, int] | None = (-1, -1)
 
     def accumulate(self, shard: int, table: pa.Table, alive: Flags) -> None:
         """Add a shard: ``uid`` of all its rows, and which of them survive."""
         rows = np.flatnonzero(alive)
         hashes = hashes_of(self._rule, table.select(["uid"]).take(pa.array(rows)))
-        found = pa.table({"hash": hashes, "position": (np.int64(shard) << _ROW_BITS) + rows})
-        self._database.register("found", found)
-        self._database.execute("INSERT INTO draws SELECT hash, position FROM found")
-        self._database.unregister("found")
+        self._draws.insert(hash=hashes, position=_positions(shard, rows))
 
     def finish(self) -> None:
         """Find the last row of the subset; to be called once all shards were added."""
-        row = self._database.execute("SELECT count(*) FROM draws").fetchone()
+        database = self._draws.database
+        row = database.execute("SELECT count(*) FROM draws").fetchone()
         num_rows = int(row[0]) if row else 0
         wanted = self._rule.num_kept(num_rows)
         if wanted >= num_rows:
             self._last = None
         elif wanted > 0:
             query = f"SELECT hash, position FROM draws ORDER BY ALL LIMIT 1 OFFSET {wanted - 1}"  # noqa: S608
-            last = self._database.execute(query).fetchone()
+            last = database.execute(query).fetchone()
             assert last is not None
             self._last = (int(last[0]), int(last[1]))
-        self._database.close()
+        database.close()
 
     def kept(self, shard: int, table: pa.Table) -> Flags:
         """Return which rows of a shard come before the cut, survivors or not."""
@@ -77,10 +69,7 @@ class RandomDraw:
         last_hash, last_position = self._last
         if last_hash < 0:
             return np.zeros(table.num_rows, bool)
-        hashes = hashes_of(self._rule, table)
-        positions = (np.int64(shard) << _ROW_BITS) + np.arange(table.num_rows)
-        last = np.uint64(last_hash)
-        return (hashes < last) | ((hashes == last) & (positions <= last_position))
+        return _before(self._rule, shard, table, np.uint64(last_hash), last_position)
 
     def threshold(self) -> str:
         """Return the rule with the cut, for the ledger."""
@@ -106,15 +95,9 @@ class BalancedDraw:
     def __init__(
         self, rule: BalancedRows, scratch: Path, *, memory_limit: str = MEMORY_LIMIT
     ) -> None:
-        import duckdb
-
         self._rule = rule
-        self._database = duckdb.connect(
-            ":memory:",
-            config={"memory_limit": memory_limit, "temp_directory": str(scratch / "draw-spill")},
-        )
-        self._database.execute("SET preserve_insertion_order = false")
-        self._database.execute("CREATE TABLE draws (g INTEGER, hash UBIGINT, position BIGINT)")
+        columns = {"g": "INTEGER", "hash": "UBIGINT", "position": "BIGINT"}
+        self._draws = _Draws(columns, scratch, memory_limit)
         self._numbers: dict[str, int] = {}
         self._counts: dict[str, int] = {}
         self._kept: dict[str, int] = {}
@@ -133,16 +116,11 @@ class BalancedDraw:
         if len(self._numbers) > MAX_GROUPS:
             msg = f"more than {MAX_GROUPS:,} groups: {self._rule}; balance by fewer values"
             raise ShardError(msg, retryable=False)
-        found = pa.table(
-            {
-                "g": self._numbers_of(groups),
-                "hash": hashes_of(self._rule, table),
-                "position": (np.int64(shard) << _ROW_BITS) + rows,
-            }
+        self._draws.insert(
+            g=self._numbers_of(groups),
+            hash=hashes_of(self._rule, table),
+            position=_positions(shard, rows),
         )
-        self._database.register("found", found)
-        self._database.execute("INSERT INTO draws SELECT g, hash, position FROM found")
-        self._database.unregister("found")
 
     def finish(self) -> None:
         """Find the last row of each group; to be called once all shards were added."""
@@ -162,23 +140,22 @@ class BalancedDraw:
                 "n": pa.array(cut.values(), pa.int64()),
             }
         )
-        self._database.register("wanted", wanted)
-        lasts = self._database.execute(
+        database = self._draws.database
+        database.register("wanted", wanted)
+        lasts = database.execute(
             "SELECT g, hash, position FROM (SELECT g, hash, position, row_number() OVER "
             "(PARTITION BY g ORDER BY hash, position) AS place FROM draws "
             "WHERE g IN (SELECT g FROM wanted)) JOIN wanted USING (g) WHERE place = n"
         ).fetchall()
         for number, last_hash, last_position in lasts:
             self._last_hash[number], self._last_position[number] = last_hash, last_position
-        self._database.close()
+        database.close()
 
     def kept(self, shard: int, table: pa.Table) -> Flags:
         """Return which rows of a shard come before their group's cut, survivors or not."""
         numbers = self._numbers_of(groups_of(self._rule, table))
         last, last_position = self._last_hash[numbers], self._last_position[numbers]
-        hashes = hashes_of(self._rule, table)
-        positions = (np.int64(shard) << _ROW_BITS) + np.arange(table.num_rows)
-        return (hashes < last) | ((hashes == last) & (positions <= last_position))
+        return _before(self._rule, shard, table, last, last_position)
 
     def threshold(self) -> str:
         """Return the rule with the numbers of its groups, the largest first."""
@@ -203,6 +180,45 @@ class BalancedDraw:
         unknown = len(self._numbers)
         numbers = [self._numbers.get(name, unknown) for name in coded.dictionary.to_pylist()]
         return np.array(numbers, np.int32)[np.asarray(coded.indices)]
+
+
+class _Draws:
+    """The table ``draws`` of survivors, in a database that spills to a folder."""
+
+    def __init__(self, columns: Mapping[str, str], scratch: Path, memory_limit: str) -> None:
+        import duckdb
+
+        self.database = duckdb.connect(
+            ":memory:",
+            config={"memory_limit": memory_limit, "temp_directory": str(scratch / "draw-spill")},
+        )
+        self.database.execute("SET preserve_insertion_order = false")
+        types = ", ".join(f"{name} {kind}" for name, kind in columns.items())
+        self.database.execute(f"CREATE TABLE draws ({types})")
+
+    def insert(self, **columns: npt.NDArray[Any]) -> None:
+        """Append rows; the columns are those of the table, in its order."""
+        self.database.register("found", pa.table(columns))
+        self.database.execute("INSERT INTO draws SELECT * FROM found")
+        self.database.unregister("found")
+
+
+def _positions(shard: int, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return numbers that order rows as the source has them."""
+    return (np.int64(shard) << _ROW_BITS) + rows
+
+
+def _before(
+    rule: RandomRows | BalancedRows,
+    shard: int,
+    table: pa.Table,
+    last: Any,
+    last_position: Any,
+) -> Flags:
+    """Return which rows of a shard do not come after the last one, of all rows or of each."""
+    hashes = hashes_of(rule, table)
+    positions = _positions(shard, np.arange(table.num_rows))
+    return (hashes < last) | ((hashes == last) & (positions <= last_position))
 
 
 def groups_of(rule: BalancedRows, table: pa.Table) -> pa.ChunkedArray:

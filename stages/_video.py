@@ -7,19 +7,20 @@ among the formats that it would guess are lists that name other files and addres
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, BinaryIO
 
 import av
 from av.container import InputContainer
 
-from winnow.contracts.identity import UID_BYTES
+from winnow.contracts.media import MediaCaps
 from winnow.stages._audio_container import HOSTILE_AUDIO
 from winnow.stages.sources._files import open_file
+from winnow.stages.sources._media_refs import digest_of
 
 VIDEO_EXTENSIONS = (
     *("mp4", "m4v", "mov", "mkv", "webm", "avi", "ogv", "mpg", "mpeg", "ts", "m2ts", "flv", "3gp"),
@@ -31,7 +32,7 @@ SECOND = 1_000_000
 _HEAD_BYTES = 400
 _CHUNK = 1 << 20
 _TS_PACKET = 188
-MAX_PIXELS = 89_478_485
+MAX_PIXELS = MediaCaps().max_pixels
 """Of a frame, as of a picture; a larger one does not decode."""
 _OPTIONS = {"enable_drefs": "0", "use_absolute_path": "0"}
 """Of the mov demuxer: tracks that lie in other files stay closed (both are its defaults too)."""
@@ -125,14 +126,12 @@ class Window(io.RawIOBase):
 
 def check_digest(ref: VideoRef) -> None:
     """Raise VideoError unless the bytes still have the digest with which they were found."""
-    digest = hashlib.blake2b(digest_size=UID_BYTES)
     try:
         with Window(open_file(ref.path), ref.offset, ref.length) as window:
-            while data := window.read(_CHUNK):
-                digest.update(data)
+            _, digest = digest_of(iter(partial(window.read, _CHUNK), b""))
     except OSError as error:
         raise VideoError(code="unreadable") from error
-    if digest.digest() != ref.digest:
+    if digest != ref.digest:
         raise VideoError(code="changed")
 
 

@@ -93,7 +93,8 @@ def cut(ref: VideoRef, spans: Sequence[tuple[float, float]], options: CutOptions
         stretches.setdefault(int(segment.start_s // STRETCH_S), []).append(segment)
     for number, stretch in stretches.items():
         try:
-            _cut_stretch(ref, number * STRETCH_S, stretch, options)
+            _cut_pictures(ref, number * STRETCH_S, stretch, options)
+            _cut_sound(ref, number * STRETCH_S, stretch)
         except VideoError as error:
             code = error.code
         except HOSTILE_VIDEO:
@@ -103,16 +104,6 @@ def cut(ref: VideoRef, spans: Sequence[tuple[float, float]], options: CutOptions
         for segment in stretch:
             segment.code = code
     return segments
-
-
-def _cut_stretch(
-    ref: VideoRef, begin_s: float, segments: Sequence[Segment], options: CutOptions
-) -> None:
-    with opened(ref) as container:
-        has_sound = sound_stream(container) is not None
-    _cut_pictures(ref, begin_s, segments, options)
-    if has_sound:
-        _cut_sound(ref, begin_s, segments)
 
 
 def _cut_pictures(
@@ -179,7 +170,10 @@ def _cut_sound(ref: VideoRef, begin_s: float, segments: Sequence[Segment]) -> No
     """Fill in what is heard."""
     last_s = max(segment.end_s for segment in segments)
     with opened(ref) as container:
-        context = sound_stream(container).codec_context
+        stream = sound_stream(container)
+        if stream is None:
+            return
+        context = stream.codec_context
         rate, num_channels, layout = context.sample_rate, context.channels, context.layout
     if not 0 < rate <= _MAX_RATE or not num_channels:
         return

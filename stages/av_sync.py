@@ -76,11 +76,15 @@ class AvSync(Stage):
 def _measured(value: Any, known: dict[VideoRef, dict[str, Any]]) -> dict[str, Any]:
     try:
         ref = VideoRef.of(value)
-        if ref not in known:
-            known[ref] = _compare(ref)
-        return known[ref]
     except VideoError as error:
         return {"av_sync_error": error.code}
+    if ref not in known:
+        try:
+            known[ref] = _compare(ref)
+        except VideoError as error:
+            # Kept too: a file that cannot be read is not read again for each of its rows.
+            known[ref] = {"av_sync_error": error.code}
+    return known[ref]
 
 
 def _compare(ref: VideoRef) -> dict[str, Any]:

@@ -6,6 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from winnow.stages.dedupe._hamming import Indices, Words
+
 Octets = npt.NDArray[np.uint8]
 
 
@@ -38,3 +40,13 @@ def fixed_binary(rows: Octets, *, null: npt.NDArray[np.bool_] | None = None) -> 
 def big_endian_words(rows: Octets) -> npt.NDArray[np.uint64]:
     """Return (rows, 8 * W) bytes as (rows, W) integers that order as the bytes do."""
     return np.ascontiguousarray(rows).view(">u8").astype(np.uint64)
+
+
+def distinct_rows(rows_NW: Words) -> tuple[Indices, Indices]:
+    """Return the first row of each distinct row in ascending order, and the number of every row."""
+    order = np.lexsort(rows_NW.T[::-1])
+    new = np.ones(len(order), bool)
+    new[1:] = (rows_NW[order[1:]] != rows_NW[order[:-1]]).any(axis=1)
+    number = np.empty(len(order), np.int64)
+    number[order] = np.cumsum(new) - 1
+    return order[new], number

@@ -18,7 +18,7 @@ from winnow.contracts.parameters import effort, result
 from winnow.contracts.registry import register_global_stage
 from winnow.contracts.stage import GlobalInputs, GlobalOutputs, GlobalStage, Resources
 from winnow.stages.dedupe import _minhash
-from winnow.stages.dedupe._columns import Octets, big_endian_words, octets
+from winnow.stages.dedupe._columns import Octets, big_endian_words, distinct_rows, octets
 from winnow.stages.dedupe._hamming import Indices
 from winnow.stages.dedupe._minhash import Hashed, Hasher, Scheme, Sets
 from winnow.stages.dedupe._neighbors import NeighborLists
@@ -228,11 +228,11 @@ def _read(stage: NearDuplicateTexts, inputs: GlobalInputs) -> _Pool:
     all_sizes = np.concatenate(sizes)
     usable = np.flatnonzero(all_sizes)
     names_NW = big_endian_words(np.concatenate(uids)[usable])
-    rows_of_items, items = _first_rows(names_NW)
+    rows_of_items, items = distinct_rows(names_NW)
     items_of_rows = np.full(len(all_sizes), -1)
     items_of_rows[usable] = items
     words_NW = big_endian_words(np.concatenate(digests)[usable][rows_of_items])
-    least, group = _first_rows(words_NW)
+    least, group = distinct_rows(words_NW)
     kept = all_sizes[usable]
     return _Pool(
         uids=names_NW[rows_of_items].astype(">u8").view(np.uint8).reshape(-1, UID_BYTES),
@@ -290,13 +290,3 @@ def _mapped(file: Path, kind: str, width: int) -> npt.NDArray[Any]:
     if not file.stat().st_size:
         return np.empty((0, width), kind)
     return np.memmap(file, kind, mode="r").reshape(-1, width)
-
-
-def _first_rows(keys_NW: npt.NDArray[np.uint64]) -> tuple[Indices, Indices]:
-    """Return the first row of each distinct row in ascending order, and the number of every row."""
-    order = np.lexsort(keys_NW.T[::-1])
-    new = np.ones(len(order), bool)
-    new[1:] = (keys_NW[order[1:]] != keys_NW[order[:-1]]).any(axis=1)
-    number = np.empty(len(order), np.int64)
-    number[order] = np.cumsum(new) - 1
-    return order[new], number

@@ -18,7 +18,13 @@ from winnow.contracts.parameters import effort, later, result
 from winnow.contracts.registry import register_global_stage
 from winnow.contracts.stage import GlobalInputs, GlobalOutputs, GlobalStage, Resources
 from winnow.stages.dedupe import _hamming, _verify, _verify_audio
-from winnow.stages.dedupe._columns import Octets, big_endian_words, octets, valid_rows
+from winnow.stages.dedupe._columns import (
+    Octets,
+    big_endian_words,
+    distinct_rows,
+    octets,
+    valid_rows,
+)
 from winnow.stages.dedupe._hamming import Indices, Pairs, Words
 from winnow.stages.dedupe._neighbors import NeighborLists
 
@@ -315,12 +321,12 @@ def _read(stage: NearDuplicates, inputs: GlobalInputs) -> _Pool:
             low.append(~detailed.to_numpy()[has].astype(bool))
     has = _join(usable, np.empty(0, bool))
     uid_words = big_endian_words(_join(uids, np.empty((0, UID_BYTES), np.uint8)))
-    row_of_item, item_of_usable = _distinct(uid_words)
+    row_of_item, item_of_usable = distinct_rows(uid_words)
     items_of_rows = np.full(len(has), -1)
     items_of_rows[has] = item_of_usable
     num_words = kind.type.bit_width // 64
     hashes_NW = _join(hashes, np.empty((0, num_words), np.uint64))[row_of_item]
-    row_of_hash, hash_ids = _distinct(hashes_NW)
+    row_of_hash, hash_ids = distinct_rows(hashes_NW)
     items = _verify.Items(
         hash_ids=hash_ids,
         low=_join(low, np.empty(0, bool))[row_of_item],
@@ -345,13 +351,3 @@ def _hash_words(column: pa.ChunkedArray) -> Words:
         return big_endian_words(octets(column, column.type.byte_width))
     filled = pc.fill_null(column, pa.scalar(0, column.type))
     return filled.to_numpy().astype(np.uint64).reshape(-1, 1)
-
-
-def _distinct(rows_NW: Words) -> tuple[Indices, Indices]:
-    """Return the first row of each distinct row in ascending order, and the number of every row."""
-    order = np.lexsort(rows_NW.T[::-1])
-    new = np.ones(len(order), bool)
-    new[1:] = (rows_NW[order[1:]] != rows_NW[order[:-1]]).any(axis=1)
-    number = np.empty(len(order), np.int64)
-    number[order] = np.cumsum(new) - 1
-    return order[new], number
