@@ -27,6 +27,7 @@ from winnow.stages.sources._scenes.noise import (
     default_languages,
 )
 from winnow.stages.sources._scenes.swaps import Swaps, swaps
+from winnow.stages.sources._virtual import batches_of, range_files
 
 SCHEMA = pa.schema(
     [
@@ -183,22 +184,15 @@ class SceneSource(Source):
         )
 
     def files(self) -> list[SourceFile]:
-        found = []
-        for part, first in enumerate(range(0, self.num_rows, self.rows_per_file)):
-            stop = min(first + self.rows_per_file, self.num_rows)
-            name = f"part-{part:05d}"
-            found.append(SourceFile(path=f"scenes:{first}-{stop}", name=name, token=f"{stop}"))
-        return found
+        return range_files("scenes", self.num_rows, self.rows_per_file)
 
     def schema(self) -> pa.Schema:
         return SCHEMA if self.captions == "short" else pa.schema([*SCHEMA, *FACTS])
 
     def read(self, file: SourceFile) -> Iterator[pa.RecordBatch]:
-        first, stop = (int(part) for part in file.path.removeprefix("scenes:").split("-"))
         world = self.world()
         schema = pa.schema([pa.field("uid", UID_TYPE), *self.schema()])
-        for start in range(first, stop, _BATCH_ROWS):
-            indices = range(start, min(start + _BATCH_ROWS, stop))
+        for indices in batches_of(file, _BATCH_ROWS):
             rows = [_columns(world, world.row(index)) for index in indices]
             yield pa.RecordBatch.from_pylist(rows, schema=schema)
 

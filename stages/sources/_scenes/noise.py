@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
-from winnow.contracts.errors import RecipeError
 from winnow.contracts.identity import row_uid, stable_hash64
+from winnow.stages.sources import _virtual
 from winnow.stages.sources._scenes.captions import (
     Statement,
     caption,
@@ -24,6 +24,7 @@ from winnow.stages.sources._scenes.layout import scene
 from winnow.stages.sources._scenes.model import Scene, SceneOptions, options_digest
 from winnow.stages.sources._scenes.paragraphs import Paragraph, paragraph
 from winnow.stages.sources._scenes.sprites import LANGUAGES, name_in
+from winnow.stages.sources._virtual import earlier_row, kind_at
 
 CLEAN = "clean"
 Captions = Literal["short", "paragraph"]
@@ -162,22 +163,7 @@ class World:
 def checked_shares(noise: Mapping[str, float] | None) -> tuple[tuple[str, float], ...]:
     """Return the shares in order; None stands for SHARES. Raises RecipeError for bad ones."""
     given = SHARES if noise is None else noise
-    for kind, share in given.items():
-        if kind not in SHARES:
-            msg = f"scenes: there is no noise {kind!r}; use some of {', '.join(SHARES)}"
-            raise RecipeError(msg)
-        if not 0 <= share <= 1:
-            msg = f"scenes: noise {kind}={share} is not a share; use a number from 0 to 1"
-            raise RecipeError(msg)
-    total = sum(given.values())
-    if total > 1 + 1e-9:
-        msg = f"scenes: the shares of noise add up to {total:g}; keep them at or below 1"
-        raise RecipeError(msg)
-    clean = 1 - total
-    if clean < 0.05 and any(given.get(kind) for kind in COPIES):
-        msg = f"scenes: {clean:.3g} clean rows leave nothing to copy; leave at least 0.05 clean"
-        raise RecipeError(msg)
-    return tuple((kind, float(given[kind])) for kind in SHARES if given.get(kind))
+    return _virtual.checked_shares("scenes", given, tuple(SHARES), COPIES)
 
 
 @functools.lru_cache(maxsize=64)
@@ -192,22 +178,12 @@ def world_digest(world: World) -> str:
 
 def _kind(world: World, index: int) -> str:
     place = Draw("kind", world.seed, index).uniform(0, 1)
-    for kind, share in world.shares:
-        if place < share:
-            return kind
-        place -= share
-    return CLEAN
+    return kind_at(world.shares, place, CLEAN)
 
 
 def _original(world: World, index: int) -> int | None:
     """Return an earlier clean row; None where there is none (the row is then clean itself)."""
-    if index == 0:
-        return None
-    for attempt in range(256):
-        candidate = stable_hash64("original", world.seed, index, attempt) % index
-        if _kind(world, candidate) == CLEAN:
-            return candidate
-    return None
+    return earlier_row("original", world.seed, index, lambda row: _kind(world, row) == CLEAN)
 
 
 def _drawn(world: World, index: int, kind: str) -> Scene:

@@ -127,14 +127,24 @@ def row_number(target: str) -> int | None:
 
 def find(world: World, target: str) -> Answer:
     """Return the answer for a request target; 404 for whatever is no row's URL."""
+    return find_row(world, target, answer, what="picture")
+
+
+def find_row(
+    world: Any, target: str, answered: Callable[[Any, Any], Answer], *, what: str
+) -> Answer:
+    """Return the answer for a request target of any web whose rows have paths.
+
+    world: has ``row(number)``, with its ``path``.  answered: (world, row) -> its answer.
+    """
     if target == "/robots.txt":
         return ROBOTS
     number = row_number(target)
     if number is not None:
         row = world.row(number)
         if row.path == target:
-            return answer(world, row)
-    return Answer(status=404, content_type="text/plain", body=b"no such picture\n")
+            return answered(world, row)
+    return Answer(status=404, content_type="text/plain", body=f"no such {what}\n".encode())
 
 
 async def _handle(request: web.Request) -> web.StreamResponse:

@@ -11,14 +11,15 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
-from winnow.contracts.errors import RecipeError
 from winnow.contracts.identity import row_uid, stable_hash64
+from winnow.stages.sources import _virtual
 from winnow.stages.sources._scenes import noise as scenes
 from winnow.stages.sources._scenes.captions import article
 from winnow.stages.sources._scenes.draw import Draw
 from winnow.stages.sources._scenes.model import Part
 from winnow.stages.sources._speech.damage import NoiseColor
 from winnow.stages.sources._speech.sentences import sentence
+from winnow.stages.sources._virtual import earlier_row, kind_at
 
 CLEAN = "clean"
 Content = Literal["sentences", "names"]
@@ -163,39 +164,19 @@ class World:
 
     def _kind(self, index: int) -> str:
         place = Draw("speech kind", self.seed, index).uniform(0, 1)
-        for kind, share in self.shares:
-            if place < share:
-                return kind
-            place -= share
-        return CLEAN
+        return kind_at(self.shares, place, CLEAN)
 
     def _original(self, index: int) -> int | None:
         """Return an earlier clean row; None where there is none (the row is then clean itself)."""
-        for attempt in range(256 if index else 0):
-            candidate = stable_hash64("speech original", self.seed, index, attempt) % index
-            if self._kind(candidate) == CLEAN:
-                return candidate
-        return None
+        return earlier_row(
+            "speech original", self.seed, index, lambda row: self._kind(row) == CLEAN
+        )
 
 
 def checked_shares(noise: Mapping[str, float] | None) -> tuple[tuple[str, float], ...]:
     """Return the shares in order; None stands for SHARES. Raises RecipeError for bad ones."""
     given = SHARES if noise is None else noise
-    for kind, share in given.items():
-        if kind not in SHARES:
-            msg = f"speech: there is no noise {kind!r}; use some of {', '.join(SHARES)}"
-            raise RecipeError(msg)
-        if not 0 <= share <= 1:
-            msg = f"speech: noise {kind}={share} is not a share; use a number from 0 to 1"
-            raise RecipeError(msg)
-    clean = 1 - sum(given.values())
-    if clean < -1e-9:
-        msg = f"speech: the shares of noise add up to {1 - clean:g}; keep them at or below 1"
-        raise RecipeError(msg)
-    if clean < 0.05 and any(given.get(kind) for kind in COPIES):
-        msg = f"speech: {clean:.3g} clean rows leave nothing to copy; leave at least 0.05 clean"
-        raise RecipeError(msg)
-    return tuple((kind, float(given[kind])) for kind in SHARES if given.get(kind))
+    return _virtual.checked_shares("speech", given, tuple(SHARES), COPIES)
 
 
 @functools.lru_cache(maxsize=64)

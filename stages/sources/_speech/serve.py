@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from winnow.stages.sources._scenes.payload import Answer
-from winnow.stages.sources._scenes.serve import ROBOTS, Find, SceneServer, row_number, run
+from winnow.stages.sources._scenes.serve import Find, SceneServer, find_row, run
 from winnow.stages.sources._speech.noise import World
 from winnow.stages.sources._speech.payload import answer
 
@@ -19,14 +19,7 @@ class SpeechServer(SceneServer):
 
 def find(world: World, target: str) -> Answer:
     """Return the answer for a request target; 404 for whatever is no row's URL."""
-    if target == "/robots.txt":
-        return ROBOTS
-    number = row_number(target)
-    if number is not None:
-        row = world.row(number)
-        if row.path == target:
-            return answer(world, row)
-    return Answer(status=404, content_type="text/plain", body=b"no such recording\n")
+    return find_row(world, target, answer, what="recording")
 
 
 def _finder(parameters: dict[str, Any]) -> Find:
