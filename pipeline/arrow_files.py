@@ -54,6 +54,9 @@ class ShardWriter:
 
     def __init__(self, file: BinaryIO, schema: pa.Schema) -> None:
         self._schema = schema
+        self._pending: list[pa.Table] = []
+        self._bytes = 0
+        self.num_rows = 0
         payloads = [f.name for f in schema if is_payload(f.type)]
         self._writer = pq.ParquetWriter(
             file,
@@ -65,9 +68,6 @@ class ShardWriter:
             use_dictionary=[f.name for f in schema if pa.types.is_string(f.type)],
             write_statistics=False,
         )
-        self._pending: list[pa.Table] = []
-        self._bytes = 0
-        self.num_rows = 0
 
     def write(self, batch: pa.RecordBatch | pa.Table) -> None:
         """Append rows."""

@@ -267,11 +267,11 @@ class _Output:
         self._sparse = unit.mode == "base" and task.when is not None
         self._patch = unit.mode != "base"
         head = [ROW_FIELD, UID] if self._patch else [UID]
+        self._next = 0
         self._creating = unit.storage.create(self._name)
         self._open: Commit | None = self._creating.__enter__()
         stack.push(self._abandon)
         self._writer = ShardWriter(self._open.file, pa.schema([*head, *task.stage.writes]))
-        self._next = 0
 
     def write(self, columns: pa.Table, at: np.ndarray) -> None:
         """Append rows at these positions of the shard."""
@@ -312,7 +312,10 @@ class _Output:
     def _abandon(self, *_: object) -> bool:
         """Remove the temporary file of a unit that did not commit it."""
         if self._open is not None:
-            self._writer.abandon()
+            # Ctrl-C comes between any two lines: there may be a file and no writer yet.
+            writer: ShardWriter | None = getattr(self, "_writer", None)
+            if writer is not None:
+                writer.abandon()
             error = _Abandoned()
             try:
                 self._creating.__exit__(_Abandoned, error, None)

@@ -23,7 +23,14 @@ def as_shard_error(error: Exception) -> ShardError:
 
     A RunError (a missing model, no GPU) is for a person, and trying again does not help; anything
     else that is not a ShardError is a bug or bad luck: it keeps its traceback and is tried again.
+    An error raised while Ctrl-C was on its way out is no outcome of the unit: KeyboardInterrupt
+    goes on in its place.
     """
+    before: BaseException | None = error
+    while before is not None:
+        if isinstance(before, KeyboardInterrupt):
+            raise KeyboardInterrupt from error
+        before = before.__context__
     if isinstance(error, ShardError):
         return error
     if isinstance(error, RunError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +17,19 @@ from winnow_toy import ToyBatch, ToyDouble, ToyLength, ToyRaise
 from winnow.contracts.errors import ShardError
 from winnow.contracts.stage import Stage, WorkerOptions
 from winnow.filters._parse import parse_expression
-from winnow.pipeline.arrow_files import from_file
+from winnow.pipeline.arrow_files import ShardWriter, from_file
 from winnow.pipeline.columns import SOURCE, ColumnSet
 from winnow.pipeline.pass_unit import PassUnit, StageTask
 from winnow.pipeline.run import RunReport
 from winnow.pipeline.shards import Shard
 from winnow.pipeline.storage import Storage
-from winnow.pipeline.units import Breadcrumb, Suspects, UnitResult, WorkerContext
+from winnow.pipeline.units import (
+    Breadcrumb,
+    Suspects,
+    UnitResult,
+    WorkerContext,
+    as_shard_error,
+)
 
 Runner = Callable[..., RunReport]
 TEXTS = ["a", "bb", None, "dddd", "eeeee", "ffffff", "ggggggg"]
@@ -217,3 +224,38 @@ def test_a_gated_run_killed_at_any_commit_loses_no_row_to_the_next_recipe(
         killed += 1
     assert [e.summary["kept"] for e in expected] == [3, 7]
     assert killed > 10
+
+
+@pytest.mark.filterwarnings("error")
+def test_ctrl_c_at_any_line_comes_out_and_leaves_no_temporary_file(
+    bench: Bench,
+) -> None:
+    modules = {sys.modules[m].__file__ for m in (PassUnit.__module__, ShardWriter.__module__)}
+    lines = [0, -1]
+
+    def trace(frame: Any, event: str, _: Any) -> Any:
+        if frame.f_code.co_filename not in modules:
+            return None
+        if event == "line":
+            lines[0] += 1
+            if lines[0] == lines[1]:
+                raise KeyboardInterrupt
+        return trace
+
+    def traced(key: str, stop: int) -> UnitResult | ShardError:
+        unit = bench.unit(bench.task(key, ToyLength(), "length(text) > 2"))
+        lines[:] = [0, stop]
+        sys.settrace(trace)
+        try:
+            return bench.run(unit)
+        except Exception as error:  # noqa: BLE001 - as the executors do
+            return as_shard_error(error)
+        finally:
+            sys.settrace(None)
+
+    assert isinstance(traced("whole", -1), UnitResult)
+    for number in range(1, lines[0] + 1):
+        with pytest.raises(KeyboardInterrupt):
+            traced(f"n{number}", number)
+        assert bench.storage.temporaries() == []
+    assert number > 100

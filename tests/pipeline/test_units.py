@@ -15,7 +15,14 @@ from winnow_units import Rows
 
 from winnow.contracts.parameters import effort
 from winnow.contracts.stage import Stage, WorkerOptions
-from winnow.pipeline.units import MAX_STATES, Breadcrumb, Suspects, Unit, WorkerContext
+from winnow.pipeline.units import (
+    MAX_STATES,
+    Breadcrumb,
+    Suspects,
+    Unit,
+    WorkerContext,
+    as_shard_error,
+)
 
 
 def test_the_last_breadcrumb_counts(tmp_path: Path) -> None:
@@ -45,6 +52,21 @@ def test_a_breadcrumb_survives_kill_9(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "crumb")], check=False)
     assert done.returncode == -9
     assert Breadcrumb.read(tmp_path / "crumb") == Suspects("s", 5, 9)
+
+
+def test_an_error_of_a_cleanup_does_not_hide_ctrl_c() -> None:
+    def failing(first: type[BaseException]) -> Exception:
+        try:
+            try:
+                raise first
+            finally:
+                raise AttributeError("no writer")
+        except AttributeError as error:
+            return error
+
+    assert "no writer" in str(as_shard_error(failing(OSError)))
+    with pytest.raises(KeyboardInterrupt):
+        as_shard_error(failing(KeyboardInterrupt))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
