@@ -23,23 +23,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from winnow.contracts.errors import RecipeError, SetupError
+from winnow.contracts.media import Samples
 from winnow.models.audio_tower import AudioTower, AudioTowerConfig, Frames, stacked
 from winnow.models.checkpoint import CONFIG_NAME, HUB_PREFIX, PACKAGED, ModelFiles, find_tower
+from winnow.models.clap import ClapFiles, find_clap, load_clap
 from winnow.models.contrastive import ContrastiveModel, load_model, save_model
+from winnow.models.devices import Precision
 from winnow.models.file_digest import named_digest
 
 AUDIO_CONFIG = "audio_model.json"
 AUDIO_WEIGHTS = "audio_model.safetensors"
 FORMAT = 1
-Waveform = npt.NDArray[np.float32]
 
 
 class AudioTextModel(Protocol):
@@ -55,7 +55,7 @@ class AudioTextModel(Protocol):
         """What is heard of a recording: the first so many seconds of it."""
         ...
 
-    def embed_audio(self, waveforms: Sequence[Waveform]) -> torch.Tensor:
+    def embed_audio(self, waveforms: Sequence[Samples]) -> torch.Tensor:
         """Return unit vectors, float32 (B, D), of mono waveforms (N,) at ``sample_rate``."""
         ...
 
@@ -64,17 +64,15 @@ class AudioTextModel(Protocol):
         ...
 
 
-class AudioTextFiles(Protocol):
-    """A model that was found: nothing is loaded yet."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AudioDocument:
+    """What ``audio_model.json`` says. image_text: the name of the model that goes with the tower
+    and the digest of its content; {} where it lies beside it."""
 
-    @property
-    def name(self) -> str:
-        """What the recipe called it."""
-        ...
-
-    def digest(self) -> str:
-        """Return hex digits over everything that decides its vectors."""
-        ...
+    tower: AudioTowerConfig
+    image_text: Mapping[str, Any]
+    pairs: tuple[str, ...]
+    modalities: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,6 +87,11 @@ class TowerFiles:
     pairs: tuple[str, ...]
     modalities: tuple[str, ...]
 
+    @property
+    def width(self) -> int:
+        """D, of the embeddings."""
+        return int(self.image_text.config["embed_dim"])
+
     def digest(self) -> str:
         """Return 32 hex digits over the tower and the content of the image-text model."""
         digest = hashlib.blake2b(self.image_text.digest().encode(), digest_size=16)
@@ -96,6 +99,10 @@ class TowerFiles:
         digest.update(json.dumps(described, sort_keys=True).encode())
         digest.update(named_digest([("weights", self.folder / AUDIO_WEIGHTS)]))
         return digest.hexdigest()
+
+
+AudioTextFiles = TowerFiles | ClapFiles
+"""A model that was found: its name, the width of its embeddings, the digest of its content."""
 
 
 class TowerModel:
@@ -125,7 +132,7 @@ class TowerModel:
         """The length of the tower's clips."""
         return self.tower.config.duration_s
 
-    def embed_audio(self, waveforms: Sequence[Waveform]) -> torch.Tensor:
+    def embed_audio(self, waveforms: Sequence[Samples]) -> torch.Tensor:
         """Return unit vectors, float32 (B, D) on the model's device; see ``AudioTextModel``."""
         return self.embed_frames([self.tower.config.frames(wave) for wave in waveforms])
 
@@ -150,33 +157,43 @@ def find_audio_text_model(name: str) -> AudioTextFiles:
     """
     folder = Path(name).expanduser()
     if not (folder / AUDIO_CONFIG).is_file():
-        from winnow.models.clap import find_clap
-
-        found: AudioTextFiles = find_clap(name)
-        return found
-    path = folder / AUDIO_CONFIG
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        version, reference = int(document["format"]), dict(document["image_text"])
-        tower = AudioTowerConfig(**document["tower"])
-        pairs, modalities = tuple(document["pairs"]), tuple(document["modalities"])
-    except (OSError, ValueError, KeyError, TypeError, RecipeError) as error:
-        msg = f"{path} cannot be read as an audio model: {error!r}"
-        raise SetupError(msg) from error
-    if version != FORMAT:
-        msg = f"{path} has format {version}; this version of Winnow reads {FORMAT}"
-        raise SetupError(msg)
+        return find_clap(name)
+    document = read_document(folder)
     if not (folder / AUDIO_WEIGHTS).is_file():
         msg = f"{folder} has no {AUDIO_WEIGHTS}; the audio model is not whole"
         raise SetupError(msg)
     return TowerFiles(
         name=name,
         folder=folder,
-        tower=tower,
-        image_text=_referenced(folder, reference),
-        pairs=pairs,
-        modalities=modalities,
+        tower=document.tower,
+        image_text=_referenced(folder, document.image_text),
+        pairs=document.pairs,
+        modalities=document.modalities,
     )
+
+
+def read_document(folder: Path) -> AudioDocument:
+    """Return what a folder's ``audio_model.json`` says.
+
+    Fails: SetupError for one that cannot be read, or of another format.
+    """
+    path = folder / AUDIO_CONFIG
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        version = int(document["format"])
+        found = AudioDocument(
+            tower=AudioTowerConfig(**document["tower"]),
+            image_text=dict(document["image_text"]),
+            pairs=tuple(document["pairs"]),
+            modalities=tuple(document["modalities"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError, RecipeError) as error:
+        msg = f"{path} cannot be read as an audio model: {error!r}"
+        raise SetupError(msg) from error
+    if version != FORMAT:
+        msg = f"{path} has format {version}; this version of Winnow reads {FORMAT}"
+        raise SetupError(msg)
+    return found
 
 
 def _referenced(folder: Path, reference: Mapping[str, Any]) -> ModelFiles:
@@ -193,20 +210,20 @@ def _referenced(folder: Path, reference: Mapping[str, Any]) -> ModelFiles:
     return files
 
 
-def load_audio_text_model(files: AudioTextFiles, *, device: str = "auto") -> AudioTextModel:
+def load_audio_text_model(
+    files: AudioTextFiles, *, device: str = "auto", precision: Precision = "fp32"
+) -> AudioTextModel:
     """Load a model that was found, without unpickling.
 
-    Fails: SetupError where the weights do not fit.
+    Fails: SetupError where the weights do not fit, for a tower in another precision than fp32, and
+    as ``load_clap``.
     """
-    if isinstance(files, TowerFiles):
-        return load_tower_model(files, device=device)
-    from winnow.models.clap import ClapFiles, load_clap
-
-    if not isinstance(files, ClapFiles):
-        msg = f"{files.name} is no audio-text model: {type(files).__name__}"
+    if isinstance(files, ClapFiles):
+        return load_clap(files, device=device, precision=precision)
+    if precision != "fp32":
+        msg = f"precision={precision} is for CLAP; leave it out for {files.name}"
         raise SetupError(msg)
-    loaded: AudioTextModel = load_clap(files, device=device)
-    return loaded
+    return load_tower_model(files, device=device)
 
 
 def load_tower_model(files: TowerFiles, *, device: str = "auto") -> TowerModel:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import difflib
 import functools
 import hashlib
-import importlib.util
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from winnow.contracts.errors import RecipeError, SetupError
 from winnow.contracts.model_names import TRAINED_PREFIX
 from winnow.models.file_digest import named_digest
 from winnow.models.language_files import TOKENIZER_FILES
+from winnow.models.package_files import package_folder
 from winnow.models.tokenizer import MERGES_NAME
 
 CONFIG_NAME = "open_clip_config.json"
@@ -233,11 +233,11 @@ def _local_weights(model: str) -> Path:
 
 
 def _open_clip_folder() -> Path:
-    spec = importlib.util.find_spec("open_clip")
-    if spec is None or not spec.submodule_search_locations:
+    folder = package_folder("open_clip")
+    if folder is None:
         msg = "open_clip is not installed: pip install open_clip_torch"
         raise SetupError(msg)
-    return Path(next(iter(spec.submodule_search_locations)))
+    return folder
 
 
 @functools.cache

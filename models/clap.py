@@ -14,23 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch.nn import functional
 
 from winnow.contracts.errors import SetupError
-from winnow.models.devices import choose_device
-from winnow.models.hf_captioner_files import find_captioner
-from winnow.models.language_files import INSTALL
-from winnow.models.language_model import Precision
+from winnow.contracts.media import Samples
+from winnow.models.devices import DTYPES, Precision, choose_device
+from winnow.models.hf_captioner_files import CaptionerFiles, find_captioner
+from winnow.models.hf_loading import load_whole
 
 MAX_TOKENS = 77
 """A text is cut after so many tokens, as in LAION's own training and evaluation of CLAP."""
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _PREPROCESSOR = "preprocessor_config.json"
-
-Waveform = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,7 +39,7 @@ class ClapFiles:
 
     def digest(self) -> str:
         """Return 32 hex digits over configuration, weights, tokenizer and preprocessing."""
-        return find_captioner(str(self.folder.resolve())).digest()
+        return CaptionerFiles(name=self.name, folder=self.folder).digest()
 
 
 def find_clap(name: str) -> ClapFiles:
@@ -98,7 +94,7 @@ class ClapEmbedder:
         return float(self.extractor.max_length_s)
 
     @torch.inference_mode()
-    def embed_audio(self, waveforms: Sequence[Waveform]) -> torch.Tensor:
+    def embed_audio(self, waveforms: Sequence[Samples]) -> torch.Tensor:
         """Return unit vectors, float32 (B, D) on the model's device; a waveform has a sample."""
         most = int(self.extractor.nb_max_samples)
         features = self.extractor(
@@ -139,36 +135,15 @@ def load_clap(
 
     Fails: SetupError where transformers is missing, where the folder holds no whole CLAP.
     """
-    try:
-        import transformers
-    except ImportError as error:
-        msg = f"CLAP needs transformers: {INSTALL}"
-        raise SetupError(msg) from error
-    from safetensors import SafetensorError
-
-    transformers.utils.logging.disable_progress_bar()
     where = choose_device(device)
-    common: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
-    kind: Any = transformers.ClapModel
-    try:
-        network, loading = kind.from_pretrained(
-            files.folder,
-            dtype=_DTYPES[precision],
-            use_safetensors=True,
-            output_loading_info=True,
-            **common,
-        )
-        extractor = transformers.ClapFeatureExtractor.from_pretrained(files.folder, **common)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(files.folder, **common)
-    except (OSError, ValueError, RuntimeError, LookupError, TypeError, SafetensorError) as error:
-        msg = f"model={files.name!r} cannot be loaded from {files.folder} as CLAP: {error}"
-        raise SetupError(msg) from error
-    found = [*loading["missing_keys"], *loading["mismatched_keys"]]
-    if found:
-        msg = f"model={files.name!r}: {found[0]} is missing in the weights, and would be random"
-        raise SetupError(msg)
-    network = network.requires_grad_(False).to(where).eval()
-    return ClapEmbedder(network, extractor, tokenizer, where)
+    network, extractor, tokenizer = load_whole(
+        files,
+        ("ClapModel", "ClapFeatureExtractor", "AutoTokenizer"),
+        dtype=DTYPES[precision],
+        kind="CLAP",
+        who="CLAP needs",
+    )
+    return ClapEmbedder(network.to(where).eval(), extractor, tokenizer, where)
 
 
 def _unit(found: Any) -> torch.Tensor:

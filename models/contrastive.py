@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import open_clip
@@ -26,13 +26,11 @@ from torchvision.transforms import Compose, Normalize
 
 from winnow.contracts.errors import SetupError
 from winnow.models.checkpoint import CONFIG_NAME, WEIGHTS_NAME, ModelFiles
-from winnow.models.devices import choose_device
+from winnow.models.devices import DTYPES, Precision, choose_device
 from winnow.models.pixels import on_white
 from winnow.models.tokenizer import MERGES_NAME, Tokenizer, write_merges
 
-Precision = Literal["fp32", "bf16", "fp16"]
 _MAX_ASPECT = 16
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Preprocess:
@@ -102,7 +100,7 @@ class ContrastiveModel:
         precision: Precision = "fp32",
     ) -> None:
         self.network, self.preprocess, self.tokenizer = network.eval(), preprocess, tokenizer
-        self.device, self.dtype = device, _DTYPES[precision]
+        self.device, self.dtype = device, DTYPES[precision]
 
     @torch.inference_mode()
     def embed_images(self, pixels_BHWC: torch.Tensor) -> torch.Tensor:

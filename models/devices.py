@@ -1,10 +1,19 @@
-"""Where a model runs."""
+"""Where a model runs, and in which numbers."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Literal
 
 import torch
 
 from winnow.contracts.errors import SetupError
+
+Precision = Literal["fp32", "bf16", "fp16"]
+DTYPES: Mapping[Precision, torch.dtype] = MappingProxyType(
+    {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+)
 
 
 def choose_device(device: str) -> torch.device:

@@ -18,13 +18,11 @@ from torch import nn
 from winnow.contracts.errors import SetupError
 from winnow.contracts.trial import Generated
 from winnow.models.conversation import CAPTION_PROMPT
-from winnow.models.devices import choose_device
+from winnow.models.devices import DTYPES, Precision, choose_device
 from winnow.models.generation import Sampling, choose_tokens, seeded_draws
 from winnow.models.hf_captioner_files import CaptionerFiles
-from winnow.models.language_files import INSTALL
-from winnow.models.language_model import Precision
+from winnow.models.hf_loading import import_transformers, load_whole
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _WRITERS = {"blip": "text_decoder", "blip-2": "language_model", "instructblip": "language_model"}
 """Model types whose ``generate`` hands over to a part of theirs, which has its own settings."""
 _TRIAL_SIDE = 64
@@ -181,7 +179,7 @@ def load_captioner(
     where weights are missing or the prompt does not fit.
     """
     where = choose_device(device)
-    network, processor = _load(files, _DTYPES[precision])
+    network, processor = _load(files, DTYPES[precision])
     template = getattr(processor, "chat_template", None)
     prompt = (CAPTION_PROMPT if template else "") if prompt is None else prompt
     tokenizer = _tokenizer(processor)
@@ -209,39 +207,23 @@ def load_captioner(
     return captioner
 
 
-def _load(files: CaptionerFiles, dtype: torch.dtype) -> tuple[Any, Any]:
-    try:
-        import transformers
-    except ImportError as error:
-        msg = f"engine=hf needs transformers: {INSTALL}"
-        raise SetupError(msg) from error
-    from safetensors import SafetensorError
-
-    transformers.utils.logging.disable_progress_bar()
-    # 4.x knows some models by this name only.
-    kinds = ("AutoModelForImageTextToText", "AutoModelForVision2Seq")
-    common = {"trust_remote_code": False, "local_files_only": True}
-    problem: Exception | None = None
-    for kind in (getattr(transformers, name, None) for name in kinds):
-        if kind is None:
+def _load(files: CaptionerFiles, dtype: torch.dtype) -> tuple[Any, ...]:
+    who = "engine=hf needs"
+    transformers = import_transformers(who)
+    # 4.x knows some models by the second name only.
+    names = ("AutoModelForImageTextToText", "AutoModelForVision2Seq")
+    problem: SetupError | None = None
+    for name in names:
+        if not hasattr(transformers, name):
             continue
         try:
-            network, loading = kind.from_pretrained(
-                files.folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **common
+            return load_whole(
+                files, (name, "AutoProcessor"), dtype=dtype, kind="image-to-text", who=who
             )
-            processor = transformers.AutoProcessor.from_pretrained(files.folder, **common)
-        except (OSError, ValueError, RuntimeError, LookupError, ImportError, TypeError) as error:
+        except SetupError as error:
             problem = problem or error
-        except SafetensorError as error:
-            problem = problem or error
-        else:
-            lacking = next(iter([*loading["missing_keys"], *loading["mismatched_keys"]]), None)
-            if lacking is None:
-                return network.requires_grad_(False), processor
-            msg = f"model={files.name!r}: {lacking} is missing in the weights, and would be random"
-            raise SetupError(msg)
-    msg = f"model={files.name!r} cannot be loaded from {files.folder} as image-to-text: {problem}"
-    raise SetupError(msg) from problem
+    assert problem is not None
+    raise problem
 
 
 def _rendered(processor: Any, prompt: str) -> str:

@@ -17,13 +17,11 @@ import torch
 
 from winnow.contracts.errors import SetupError
 from winnow.contracts.media import Samples
-from winnow.models import language_files
-from winnow.models.devices import choose_device
-from winnow.models.language_model import Precision
+from winnow.models.devices import DTYPES, Precision, choose_device
+from winnow.models.hf_loading import load_whole
 from winnow.models.whisper import HOP, SAMPLE_RATE, Clip, Floats, Written
 from winnow.models.whisper_files import WhisperFiles
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _NEEDED = ("no_timestamps_token_id", "decoder_start_token_id", "eos_token_id")
 
 
@@ -170,7 +168,13 @@ def load_hf_whisper(
     Fails: SetupError where transformers is missing, where the folder holds no whole Whisper.
     """
     where = choose_device(device)
-    network, extractor, tokenizer = _load(files, _DTYPES[precision])
+    network, extractor, tokenizer = load_whole(
+        files,
+        ("WhisperForConditionalGeneration", "WhisperFeatureExtractor", "AutoTokenizer"),
+        dtype=DTYPES[precision],
+        kind="Whisper",
+        who="engine=hf needs",
+    )
     settings = network.generation_config
     lacking = next((name for name in _NEEDED if getattr(settings, name, None) is None), None)
     if lacking is not None:
@@ -192,33 +196,6 @@ def load_hf_whisper(
         max_tokens=max_tokens,
         languages=languages,
     )
-
-
-def _load(files: WhisperFiles, dtype: torch.dtype) -> tuple[Any, Any, Any]:
-    try:
-        import transformers
-    except ImportError as error:
-        msg = f"engine=hf needs transformers: {language_files.INSTALL}"
-        raise SetupError(msg) from error
-    from safetensors import SafetensorError
-
-    transformers.utils.logging.disable_progress_bar()
-    common: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
-    kind: Any = transformers.WhisperForConditionalGeneration
-    try:
-        network, loading = kind.from_pretrained(
-            files.folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **common
-        )
-        extractor = transformers.WhisperFeatureExtractor.from_pretrained(files.folder, **common)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(files.folder, **common)
-    except (OSError, ValueError, RuntimeError, LookupError, TypeError, SafetensorError) as error:
-        msg = f"model={files.name!r} cannot be loaded from {files.folder} as Whisper: {error}"
-        raise SetupError(msg) from error
-    found = [*loading["missing_keys"], *loading["mismatched_keys"]]
-    if found:
-        msg = f"model={files.name!r}: {found[0]} is missing in the weights, and would be random"
-        raise SetupError(msg)
-    return network.requires_grad_(False), extractor, tokenizer
 
 
 def _before(tokens: list[int], end: int) -> list[int]:

@@ -5,27 +5,27 @@ Tensor suffixes: B batch, T tokens, L width.
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
 from winnow.contracts.errors import SetupError
-from winnow.models.devices import choose_device
-from winnow.models.language_files import INSTALL
+from winnow.models.devices import DTYPES, Precision, choose_device
+from winnow.models.hf_loading import (
+    FROM_FOLDER,
+    LOAD_ERRORS,
+    check_whole,
+    import_transformers,
+    no_progress_bar,
+)
 from winnow.models.language_files import PACKAGED as PACKAGED
 from winnow.models.language_files import LanguageFiles as LanguageFiles
 from winnow.models.language_files import find_language_model as find_language_model
-
-Precision = Literal["fp32", "bf16", "fp16"]
-
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,17 +97,16 @@ def load_language_model(
     """
     where = choose_device(device)
     transformers = _transformers()
-    common = {"trust_remote_code": False, "local_files_only": True}
     try:
-        config = transformers.AutoConfig.from_pretrained(files.folder, **common)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(files.folder, **common)
+        config = transformers.AutoConfig.from_pretrained(files.folder, **FROM_FOLDER)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(files.folder, **FROM_FOLDER)
         if files.weights:
-            network = _trained(files, config, _DTYPES[precision])
+            network = _trained(files, config, DTYPES[precision])
         elif allow_random:
-            network = _random(config, seed).to(_DTYPES[precision])
+            network = _random(config, seed).to(DTYPES[precision])
         else:
             files = find_language_model(files.name)  # raises: there are no weights
-    except _load_errors() as error:
+    except LOAD_ERRORS as error:
         msg = f"the language model {files.name} cannot be loaded from {files.folder}: {error}"
         raise SetupError(msg) from error
     network.requires_grad_(False)
@@ -217,34 +216,19 @@ def _encoded(model: LanguageModel, text: str, **options: Any) -> Mapping[str, An
 
 
 def _trained(files: LanguageFiles, config: Any, dtype: torch.dtype) -> Any:
-    with _no_progress_bar():
-        network, loading = _transformers().AutoModelForCausalLM.from_pretrained(
+    transformers = _transformers()
+    with no_progress_bar(transformers):
+        network, loading = transformers.AutoModelForCausalLM.from_pretrained(
             files.folder,
             config=config,
             dtype=dtype,
             use_safetensors=files.safe,
             weights_only=True,
             output_loading_info=True,
-            local_files_only=True,
-            trust_remote_code=False,
+            **FROM_FOLDER,
         )
-    problem = next(iter([*loading["missing_keys"], *loading["mismatched_keys"]]), None)
-    if problem is not None:
-        msg = f"{problem} is missing in the weights or has another shape, and would be random"
-        raise SetupError(msg)
+    check_whole(files.name, loading)
     return network
-
-
-@contextlib.contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    logging = _transformers().utils.logging
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def _random(config: Any, seed: int) -> Any:
@@ -254,18 +238,4 @@ def _random(config: Any, seed: int) -> Any:
 
 
 def _transformers() -> Any:
-    try:
-        import transformers
-    except ImportError as error:
-        msg = f"language models need transformers: {INSTALL}"
-        raise SetupError(msg) from error
-    return transformers
-
-
-def _load_errors() -> tuple[type[Exception], ...]:
-    import pickle
-
-    from safetensors import SafetensorError
-
-    damaged = (SafetensorError, pickle.UnpicklingError, json.JSONDecodeError)
-    return (RuntimeError, ValueError, OSError, ImportError, KeyError, TypeError, *damaged)
+    return import_transformers("language models need")

@@ -14,7 +14,8 @@ import numpy.typing as npt
 import scipy.fft
 import scipy.sparse
 
-Samples = npt.NDArray[np.float32]
+from winnow.contracts.media import Samples
+
 _Values = npt.NDArray[np.float64]
 
 FLOOR = 1e-10

@@ -22,10 +22,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from winnow.contracts.errors import SetupError
-from winnow.models.devices import choose_device
+from winnow.models.devices import Precision, choose_device
 from winnow.models.file_digest import files_digest
 from winnow.models.language_files import INSTALL, find_language_model
-from winnow.models.language_model import Precision
 from winnow.models.matching_files import (
     CONFIG_NAME,
     FORMAT,

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from winnow.contracts.errors import SetupError
 from winnow.models.connectors import build_connector
+from winnow.models.devices import Precision
 from winnow.models.gated_attention import GatedBlocks, hidden_width
 from winnow.models.generation import Sampling
 from winnow.models.language_files import find_language_model
-from winnow.models.language_model import Precision, load_language_model
+from winnow.models.language_model import load_language_model
 from winnow.models.projector_audio import build_audio_side
 from winnow.models.projector_batch import Interleaved, interleaved_row
 from winnow.models.projector_files import (

@@ -26,7 +26,7 @@ import torch
 from torch import nn
 
 from winnow.contracts.errors import RecipeError, SetupError
-from winnow.models.audio_text import AUDIO_CONFIG, AUDIO_WEIGHTS, FORMAT
+from winnow.models.audio_text import AUDIO_CONFIG, AUDIO_WEIGHTS, read_document
 from winnow.models.audio_text import read_weights as read_audio_weights
 from winnow.models.audio_tower import AudioTower, AudioTowerConfig, Frames, stacked
 from winnow.models.connectors import Connector, build_connector, connector_flops
@@ -67,23 +67,13 @@ def find_audio_tower(name: str) -> AudioTowerFiles:
     Fails: SetupError where there is none, one of another format, or one without weights.
     """
     folder = Path(name).expanduser()
-    path = folder / AUDIO_CONFIG
-    if not path.is_file() or not (folder / AUDIO_WEIGHTS).is_file():
+    if not all((folder / part).is_file() for part in (AUDIO_CONFIG, AUDIO_WEIGHTS)):
         msg = (
             f"audio_tower={name!r} has no {AUDIO_CONFIG} and {AUDIO_WEIGHTS}; give the folder of a "
             'model that the trainer "audio" made'
         )
         raise SetupError(msg)
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        version, config = int(document["format"]), AudioTowerConfig(**document["tower"])
-    except (OSError, ValueError, KeyError, TypeError, RecipeError) as error:
-        msg = f"{path} cannot be read as an audio model: {error!r}"
-        raise SetupError(msg) from error
-    if version != FORMAT:
-        msg = f"{path} has format {version}; this version of Winnow reads {FORMAT}"
-        raise SetupError(msg)
-    return AudioTowerFiles(folder=folder, config=config)
+    return AudioTowerFiles(folder=folder, config=read_document(folder).tower)
 
 
 class FrozenAudioTower(nn.Module):

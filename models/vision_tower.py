@@ -23,13 +23,8 @@ from torch import nn
 
 from winnow.contracts.errors import RecipeError, SetupError
 from winnow.models.checkpoint import find_tower
-from winnow.models.contrastive import (
-    Precision,
-    Preprocess,
-    bounded_aspect,
-    load_model,
-    to_rgb,
-)
+from winnow.models.contrastive import Preprocess, bounded_aspect, load_model, to_rgb
+from winnow.models.devices import Precision
 from winnow.models.flops import count_flops
 from winnow.models.tiling import choose_grid, cut, overview
 

@@ -13,15 +13,16 @@ code), engine hf what transformers saves (safetensors only).
 
 from __future__ import annotations
 
-import importlib.util
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from winnow.contracts.errors import SetupError
 from winnow.models.file_digest import files_digest
-from winnow.models.hf_captioner_files import find_captioner
+from winnow.models.hf_captioner_files import CaptionerFiles, find_captioner
 from winnow.models.language_files import hub_snapshot, is_path
+from winnow.models.package_files import package_folder
 
 Engine = Literal["faster_whisper", "hf"]
 INSTALL = 'pip install "winnow-data[audio]"'
@@ -49,7 +50,7 @@ class WhisperFiles:
     def digest(self) -> str:
         """Return 32 hex digits over configuration, weights and tokenizer; not over the path."""
         if self.engine == "hf":
-            return find_captioner(str(self.folder.resolve())).digest()
+            return CaptionerFiles(name=self.name, folder=self.folder).digest()
         paths = (self.folder / name for name in _CONVERTED)
         return files_digest(path for path in paths if path.is_file())
 
@@ -98,17 +99,17 @@ def _check_transformers(name: str, folder: Path) -> None:
 
 def _package_folder(name: str) -> Path:
     package, _, rest = name.removeprefix(PACKAGE_PREFIX).partition("/")
-    spec = importlib.util.find_spec(package) if package.isidentifier() else None
-    places = list(spec.submodule_search_locations or ()) if spec else []
-    if not places or ".." in Path(rest).parts:
+    folder = package_folder(package)
+    if folder is None or ".." in Path(rest).parts:
         msg = (
             f"model={name!r}: no package {package!r} is installed here; install it, or write "
             f"{PACKAGE_PREFIX}NAME/FOLDER for a folder inside an installed Python package"
         )
         raise SetupError(msg)
-    return Path(places[0]) / rest
+    return folder / rest
 
 
+@functools.cache
 def _converted_on_hub(name: str) -> Path:
     try:
         if "/" in name:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from winnow.contracts.errors import RecipeError, ShardError
 from winnow.contracts.media import DecodedImage, MediaFailure
@@ -150,6 +151,44 @@ def forward_pass(stage: str, *, batch_size: int, num_threads: int) -> Iterator[N
         raise ShardError(msg, stage=stage, retryable=False) from error
 
 
+def compared(first: Tensor, text: Tensor, codes: list[str | None]) -> tuple[Floats, Floats]:
+    """Return two towers' unit vectors (2, rows, width) and their cosines (rows), without padding.
+
+    A row has a code or None; sets the code "not_finite".
+    """
+    import torch
+
+    num_rows = len(codes)
+    # The padding goes after the sum, whose last bits may depend on the shape too.
+    cosines = (first * text).sum(dim=1)[:num_rows].cpu().numpy()
+    for row in np.flatnonzero(~np.isfinite(cosines)).tolist():
+        codes[row] = codes[row] or "not_finite"
+    return torch.stack([first, text])[:, :num_rows].cpu().numpy(), cosines
+
+
+def scored(
+    schema: pa.Schema, found: tuple[Floats, Floats] | None, codes: Sequence[str | None]
+) -> pa.RecordBatch:
+    """Return the score of each row, both embeddings where the schema has them, and the code.
+
+    found: as ``compared`` gives it; None where no row was embedded. Null where there is a code.
+    """
+    score, *embeddings, _ = schema
+    if found is None:
+        arrays = [pa.nulls(len(codes), field.type) for field in (score, *embeddings)]
+    else:
+        vectors, cosines = found
+        failed = np.array([code is not None for code in codes], bool)
+        arrays = [pa.array(cosines, score.type, mask=failed)]
+        arrays += [_halves(v, failed) for _, v in zip(embeddings, vectors, strict=False)]
+    return pa.record_batch([*arrays, pa.array(codes, pa.string())], schema=schema)
+
+
+def _halves(vectors: Floats, failed: npt.NDArray[np.bool_]) -> pa.Array:
+    flat: Any = pa.array(vectors.astype(np.float16).ravel(), pa.float16())
+    return pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1], mask=pa.array(failed))
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PaddedPass:
     """One forward pass of both towers over exactly ``batch_size`` rows, whatever is given.
@@ -170,18 +209,10 @@ class PaddedPass:
         Rows with a code are padding. Sets the codes that are found here: "undecodable",
         "not_finite". Fails: ShardError where the GPU's memory does not hold the batch.
         """
-        import torch
-
-        num_rows = len(texts)
         padded = [text if code is None else "" for text, code in zip(texts, codes, strict=True)]
         # The text tower first: on a GPU it runs while the last images are being resized.
         text = self.embed_texts(padded)
-        image_vectors = self.embed_images(images, codes)
-        cosines = (image_vectors * text).sum(dim=1)[:num_rows].cpu().numpy()
-        for index in np.flatnonzero(~np.isfinite(cosines)).tolist():
-            codes[index] = codes[index] or "not_finite"
-        vectors = torch.stack([image_vectors, text])[:, :num_rows]
-        return vectors.cpu().numpy(), cosines
+        return compared(self.embed_images(images, codes), text, codes)
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """Return unit vectors (batch_size, width) of up to ``batch_size`` texts, and of padding."""

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
-
+from winnow.models.ct2_whisper import Precision, load_converted_whisper
+from winnow.models.whisper import Whisper
+from winnow.models.whisper_files import WhisperFiles
 from winnow.stages import _clip_batch
 from winnow.stages._clip_batch import Device
 
-if TYPE_CHECKING:
-    from winnow.models.whisper import Whisper
-
-Engine = Literal["faster_whisper", "hf"]
-Precision = Literal["fp32", "int8", "bf16", "fp16"]
-
 
 def load_whisper(
-    engine: Engine,
-    name: str,
+    files: WhisperFiles,
     *,
     device: Device,
     precision: Precision,
@@ -27,14 +21,9 @@ def load_whisper(
 ) -> Whisper:
     """Load a model; for engine hf chooses cuDNN's bit-stable kernels for this process.
 
-    Fails: SetupError where the model or its engine is missing or cannot run so.
+    Fails: SetupError where the engine is missing or the model cannot run so.
     """
-    from winnow.models.whisper_files import find_whisper
-
-    files = find_whisper(name, engine)
-    if engine == "faster_whisper":
-        from winnow.models.ct2_whisper import load_converted_whisper
-
+    if files.engine == "faster_whisper":
         return load_converted_whisper(
             files,
             device=device,

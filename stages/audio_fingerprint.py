@@ -7,20 +7,22 @@ from typing import Any
 
 import pyarrow as pa
 
-from winnow.contracts.errors import RecipeError
-from winnow.contracts.media import Media
+from winnow.contracts.media import Media, MediaFailure, Samples
 from winnow.contracts.parameters import result
 from winnow.contracts.registry import register_stage
 from winnow.contracts.stage import Stage
 from winnow.models.log_mel import WHISPER_80
 from winnow.stages import _audio_hash
+from winnow.stages._audio_column import check_audio_column
 
+NAME = "audio_fingerprint"
+_ERROR = f"{NAME}_error"
 _WHISPER_TO_DB = 40.0
 """Whisper's (log10(power) + 4) / 4 in dB, but for a constant."""
 _WHISPER_OFFSET_DB = -40.0
 
 
-@register_stage("audio_fingerprint", version=1)
+@register_stage(NAME, version=1)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AudioFingerprint(Stage):
     """Fingerprint each recording for near-duplicate search.
@@ -58,14 +60,12 @@ class AudioFingerprint(Stage):
             "audio_hash": pa.uint64(),
             "audio_thumbnail": pa.binary(_audio_hash.THUMBNAIL_BYTES),
             "audio_detail": pa.float32(),
-            "audio_fingerprint_error": pa.string(),
+            _ERROR: pa.string(),
         }
     )
 
     def __post_init__(self) -> None:
-        if not self.audio_column:
-            msg = "audio_fingerprint: audio_column='' is not allowed; name a column, such as audio"
-            raise RecipeError(msg)
+        check_audio_column(NAME, self.audio_column)
 
     @property
     def reads(self) -> pa.Schema:
@@ -73,20 +73,18 @@ class AudioFingerprint(Stage):
         return pa.schema({self.audio_column: pa.large_binary()})
 
     def annotate(self, batch: pa.RecordBatch, state: None, media: Media) -> pa.RecordBatch:
-        rows: list[dict[str, Any]] = []
-        for feature in media.features(self.audio_column, feature=WHISPER_80):
-            if isinstance(feature, str):
-                rows.append({"audio_fingerprint_error": feature})
-                continue
-            found = _audio_hash.audio_print(feature * _WHISPER_TO_DB + _WHISPER_OFFSET_DB)
-            if isinstance(found, str):
-                rows.append({"audio_fingerprint_error": found})
-                continue
-            rows.append(
-                {
-                    "audio_hash": found.hash,
-                    "audio_thumbnail": found.thumbnail,
-                    "audio_detail": found.detail,
-                }
-            )
-        return pa.RecordBatch.from_pylist(rows, schema=self.writes)
+        features = media.features(self.audio_column, feature=WHISPER_80)
+        return pa.RecordBatch.from_pylist([_row(item) for item in features], schema=self.writes)
+
+
+def _row(log_mel_MT: Samples | MediaFailure) -> dict[str, Any]:
+    if isinstance(log_mel_MT, str):
+        return {_ERROR: log_mel_MT}
+    found = _audio_hash.audio_print(log_mel_MT * _WHISPER_TO_DB + _WHISPER_OFFSET_DB)
+    if isinstance(found, str):
+        return {_ERROR: found}
+    return {
+        "audio_hash": found.hash,
+        "audio_thumbnail": found.thumbnail,
+        "audio_detail": found.detail,
+    }

@@ -14,6 +14,7 @@ from winnow.contracts.parameters import result
 from winnow.contracts.registry import register_stage
 from winnow.contracts.stage import Stage
 from winnow.stages import _audio_measures as measures
+from winnow.stages._audio_column import check_audio_column
 
 _ERROR = "audio_quality_error"
 
@@ -81,9 +82,7 @@ class AudioQuality(Stage):
     clipping_run: int = result(3)
 
     def __post_init__(self) -> None:
-        if not self.audio_column:
-            msg = "audio_quality: audio_column='' names no column; use one, such as 'audio'"
-            raise RecipeError(msg)
+        check_audio_column("audio_quality", self.audio_column)
         if not measures.FLOOR_DB < self.silence_dbfs < 0:
             msg = f"audio_quality: silence_dbfs={self.silence_dbfs}; use -149 to -1, such as -60.0"
             raise RecipeError(msg)

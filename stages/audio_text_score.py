@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from winnow.contracts.errors import RecipeError, SetupError
+from winnow.contracts.errors import RecipeError
 from winnow.contracts.media import Media, MediaFailure, Samples
 from winnow.contracts.parameters import effort, result
 from winnow.contracts.registry import register_stage
@@ -90,7 +89,7 @@ class AudioTextScore(Stage):
         """The score, the embeddings where asked for, the error."""
         columns: dict[str, pa.DataType] = {self.column: pa.float32()}
         if self.write_embeddings:
-            vector = pa.list_(pa.float16(), _width(self._files()))
+            vector = pa.list_(pa.float16(), self._files().width)
             columns |= {"audio_embedding": vector, "audio_text_embedding": vector}
         return pa.schema({**columns, f"{self.column}_error": pa.string()})
 
@@ -113,16 +112,9 @@ class AudioTextScore(Stage):
     def setup(self, options: WorkerOptions) -> AudioTextModel:
         """Load the model; chooses cuDNN's bit-stable kernels for this process."""
         from winnow.models.audio_text import load_audio_text_model
-        from winnow.models.clap import ClapFiles, load_clap
 
         _clip_batch.choose_stable_kernels()
-        files = self._files()
-        if isinstance(files, ClapFiles):
-            return load_clap(files, device=self.device, precision=self.precision)
-        if self.precision != "fp32":
-            msg = f"{NAME}: precision={self.precision} is for CLAP; leave it out for {self.model}"
-            raise SetupError(msg)
-        return load_audio_text_model(files, device=self.device)
+        return load_audio_text_model(self._files(), device=self.device, precision=self.precision)
 
     def annotate(
         self, batch: pa.RecordBatch, state: AudioTextModel, media: Media
@@ -132,11 +124,10 @@ class AudioTextScore(Stage):
         texts = batch.column(self.text_column).to_pylist()
         waves = _heard(media.waveforms(self.audio_column, sample_rate=state.sample_rate), state)
         codes = [_clip_batch.row_code(w, text) for w, text in zip(waves, texts, strict=True)]
-        vectors = np.zeros((2, batch.num_rows, 1), np.float32)
-        scores = np.zeros(batch.num_rows, np.float32)
+        found = None
         if any(code is None for code in codes):
-            vectors, scores = self._embed(state, waves, texts, codes)
-        return self._columns(vectors, scores, codes)
+            found = self._embed(state, waves, texts, codes)
+        return _clip_batch.scored(self.writes, found, codes)
 
     def _files(self) -> AudioTextFiles:
         from winnow.models.audio_text import find_audio_text_model
@@ -154,8 +145,6 @@ class AudioTextScore(Stage):
 
         Rows with a code are padding. Sets the code "not_finite".
         """
-        import torch
-
         silence = np.zeros(model.sample_rate, np.float32)
         missing = self.batch_size - len(codes)
         heard, said = [silence] * len(codes), [""] * len(codes)
@@ -167,20 +156,7 @@ class AudioTextScore(Stage):
         ):
             text_BD = model.embed_texts([*said, *[""] * missing])
             audio_BD = model.embed_audio([*heard, *[silence] * missing])
-            pairs = torch.stack([audio_BD, text_BD])[:, : len(codes)]
-            cosines = (pairs[0] * pairs[1]).sum(dim=1).cpu().numpy()
-        for index in np.flatnonzero(~np.isfinite(cosines)).tolist():
-            codes[index] = codes[index] or "not_finite"
-        return pairs.cpu().numpy(), cosines
-
-    def _columns(self, vectors: Floats, scores: Floats, codes: list[str | None]) -> pa.RecordBatch:
-        failed = np.array([code is not None for code in codes], bool)
-        arrays: list[pa.Array] = [pa.array(scores, pa.float32(), mask=failed)]
-        schema = self.writes
-        if self.write_embeddings:
-            width = schema.field("audio_embedding").type.list_size
-            arrays += [_vectors(values, failed, width) for values in vectors]
-        return pa.record_batch([*arrays, pa.array(codes, pa.string())], schema=schema)
+            return _clip_batch.compared(audio_BD, text_BD, codes)
 
 
 def _heard(
@@ -189,18 +165,3 @@ def _heard(
     """Return what the model hears of each recording, so that no batch holds hours of sound."""
     most = int(model.max_duration_s * model.sample_rate)
     return [wave if isinstance(wave, str) else wave[:most].copy() for wave in waves]
-
-
-def _width(files: AudioTextFiles) -> int:
-    from winnow.models.audio_text import TowerFiles
-
-    if isinstance(files, TowerFiles):
-        return int(files.image_text.config["embed_dim"])
-    return int(files.width)  # type: ignore[attr-defined]
-
-
-def _vectors(values: Floats, failed: npt.NDArray[np.bool_], width: int) -> pa.Array:
-    if len(values) == 0 or values.shape[1] != width:  # nothing was embedded
-        values = np.zeros((len(failed), width), np.float32)
-    flat: Any = pa.array(values.astype(np.float16).ravel(), pa.float16())
-    return pa.FixedSizeListArray.from_arrays(flat, width, mask=pa.array(failed))

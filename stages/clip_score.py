@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from winnow.contracts.media import Media
@@ -16,7 +14,7 @@ from winnow.contracts.registry import register_stage
 from winnow.contracts.stage import Resources, Stage, WorkerOptions
 from winnow.models.checkpoint import check_name, embedding_width, find_model
 from winnow.stages import _clip_batch
-from winnow.stages._clip_batch import Device, Floats, PaddedPass, Precision
+from winnow.stages._clip_batch import Device, PaddedPass, Precision
 
 if TYPE_CHECKING:
     from winnow.models.contrastive import ContrastiveModel
@@ -133,9 +131,7 @@ class ClipScore(Stage):
             for item in media.images(self.image_column)
         ]
         codes = [_clip_batch.row_code(i, text) for i, text in zip(images, texts, strict=True)]
-        width = embedding_width(self.model, self.pretrained)
-        vectors = np.zeros((2, batch.num_rows, width), np.float32)
-        scores = np.zeros(batch.num_rows, np.float32)
+        found = None
         if any(code is None for code in codes):
             one_pass = PaddedPass(
                 stage="clip_score",
@@ -143,17 +139,5 @@ class ClipScore(Stage):
                 batch_size=self.batch_size,
                 num_threads=self.num_threads,
             )
-            vectors, scores = one_pass.embed(images, texts, codes)
-        return self._columns(vectors, scores, codes)
-
-    def _columns(self, vectors: Floats, scores: Floats, codes: list[str | None]) -> pa.RecordBatch:
-        failed = np.array([code is not None for code in codes], bool)
-        arrays: list[pa.Array] = [pa.array(scores, pa.float32(), mask=failed)]
-        if self.write_embeddings:
-            arrays += [_vectors(values, failed) for values in vectors]
-        return pa.record_batch([*arrays, pa.array(codes, pa.string())], schema=self.writes)
-
-
-def _vectors(values: Floats, failed: npt.NDArray[np.bool_]) -> pa.Array:
-    flat: Any = pa.array(values.astype(np.float16).ravel(), pa.float16())
-    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1], mask=pa.array(failed))
+            found = one_pass.embed(images, texts, codes)
+        return _clip_batch.scored(self.writes, found, codes)

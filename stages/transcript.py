@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -13,13 +12,13 @@ from winnow.contracts.media import Media, Samples
 from winnow.contracts.parameters import effort, result
 from winnow.contracts.registry import register_stage
 from winnow.contracts.stage import Resources, Stage, WorkerOptions
+from winnow.models.ct2_whisper import Precision
+from winnow.models.whisper import SAMPLE_RATE, Whisper, transcribe
+from winnow.models.whisper import Transcript as Heard
+from winnow.models.whisper_files import Engine, find_whisper
 from winnow.stages import _clip_batch
 from winnow.stages._clip_batch import Device
-from winnow.stages._transcript_engines import Engine, Precision, load_whisper
-
-if TYPE_CHECKING:
-    from winnow.models.whisper import Transcript as Heard
-    from winnow.models.whisper import Whisper
+from winnow.stages._transcript_engines import load_whisper
 
 NAME = "transcript"
 SEGMENT = pa.struct(
@@ -29,7 +28,6 @@ SEGMENT = pa.struct(
         pa.field("text", pa.string()),
     ]
 )
-_SAMPLE_RATE = 16_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,15 +170,13 @@ class Transcript(Stage):
 
     def model_digest(self) -> str:
         """Digest of weights, configuration, tokenizer and preprocessing."""
-        from winnow.models.whisper_files import find_whisper
-
         return find_whisper(self.model, self.engine).digest()
 
     def setup(self, options: WorkerOptions) -> TranscriptWorker:
         """Load the model; chooses cuDNN's bit-stable kernels for this process."""
+        files = find_whisper(self.model, self.engine)
         model = load_whisper(
-            self.engine,
-            self.model,
+            files,
             device=self.device,
             precision=self.precision,
             beam_size=self.beam_size,
@@ -192,17 +188,15 @@ class Transcript(Stage):
             known = ", ".join(model.languages[:100])
             msg = f"{NAME}: language={self.language!r} is not one of {self.model}'s: {known}"
             raise SetupError(msg)
-        return TranscriptWorker(model, self.model_digest())
+        return TranscriptWorker(model, files.digest())
 
     def annotate(
         self, batch: pa.RecordBatch, state: TranscriptWorker, media: Media
     ) -> pa.RecordBatch:
         """Transcribe one batch."""
-        from winnow.models.whisper import transcribe
-
         rows: list[dict[str, object]] = [{}] * batch.num_rows
         group: list[tuple[int, Samples]] = []
-        waves = media.waveforms(self.audio_column, sample_rate=_SAMPLE_RATE)
+        waves = media.waveforms(self.audio_column, sample_rate=SAMPLE_RATE)
 
         def write() -> None:
             with _clip_batch.forward_pass(

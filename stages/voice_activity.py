@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,8 @@ from winnow.contracts.parameters import result
 from winnow.contracts.registry import register_stage
 from winnow.contracts.stage import Stage, WorkerOptions
 from winnow.models.file_digest import files_digest
+from winnow.models.package_files import package_folder
+from winnow.stages._audio_column import check_audio_column
 
 SAMPLE_RATE = 16_000
 FRAME = 512
@@ -128,9 +129,7 @@ class VoiceActivity(Stage):
     write_segments: bool = result(False)
 
     def __post_init__(self) -> None:
-        if not self.audio_column:
-            msg = "voice_activity: audio_column='' names no column; use one, such as 'audio'"
-            raise RecipeError(msg)
+        check_audio_column("voice_activity", self.audio_column)
         if not 0 < self.threshold < 1:
             msg = f"voice_activity: threshold={self.threshold}; use a value in (0, 1), such as 0.5"
             raise RecipeError(msg)
@@ -205,12 +204,10 @@ class VoiceActivity(Stage):
 
 def _model_path() -> Path:
     """Return the packaged network. The package is not imported: that sets torch's threads."""
-    spec = importlib.util.find_spec("silero_vad")
-    for folder in (spec.submodule_search_locations if spec else None) or ():
-        path = Path(folder) / "data" / _FILE
-        if path.is_file():
-            return path
-    raise SetupError(_advice("silero-vad 6.2.2 or later"))
+    folder = package_folder("silero_vad")
+    if folder is None or not (path := folder / "data" / _FILE).is_file():
+        raise SetupError(_advice("silero-vad 6.2.2 or later"))
+    return path
 
 
 def _advice(package: str) -> str:

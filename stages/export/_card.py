@@ -157,15 +157,16 @@ def _sample(layout: Layout) -> str:
 
 
 def _parquet_row(layout: Layout) -> str:
-    media = f"`{layout.payload}` holds the bytes and a file name; the other columns are listed "
-    below = "below."
-    if layout.payloads is not None:
+    if layout.payloads is None:
+        said = f"`{layout.payload}` holds the bytes and a file name; the other columns are listed"
+        said += " below."
+    elif layout.payloads:
         names = " and ".join(f"`{name}`" for name in layout.payloads)
-        media = f"{names} hold bytes and a file name, or null; the other columns are listed "
-        if not layout.payloads:
-            media, below = "", "The columns are listed below; there are no media."
+        said = f"{names} hold bytes and a file name, or null; the other columns are listed below."
+    else:
+        said = "The columns are listed below; there are no media."
     return (
-        f"## What a row is\n\n{media}{below} `uid` identifies the row by the content of its "
+        f"## What a row is\n\n{said} `uid` identifies the row by the content of its "
         "source, so it is the same in every export and every run; `key` is the `uid` in hex."
     )
 

@@ -15,7 +15,12 @@ from winnow.contracts.exporter import ExportContext, FileSummary
 from winnow.contracts.identity import UID_BYTES
 from winnow.stages.export._columns import KEY, UID, media_kind
 from winnow.stages.export._layout import Layout
-from winnow.stages.export._sniff import AUDIO_EXTENSIONS, IMAGE_EXTENSIONS, media_type
+from winnow.stages.export._sniff import (
+    AUDIO_EXTENSIONS,
+    IMAGE_EXTENSIONS,
+    last_extension,
+    media_type,
+)
 
 _TERMS = (
     "citeAs", "column", "extract", "field", "fileProperty", "fileObject", "fileSet", "format",
@@ -90,13 +95,13 @@ def _file(file: FileSummary, media: str) -> Json:
     }
 
 
-def _members(name: str, layout: Layout, includes: list[str], media: list[str]) -> Json:
+def _members(name: str, layout: Layout, includes: list[str], extensions: Iterable[str]) -> Json:
     return {
         "@type": "cr:FileSet",
         "@id": name,
         "name": name,
         "containedIn": [{"@id": f.name} for f in layout.data_files],
-        "encodingFormat": media,
+        "encodingFormat": list(dict.fromkeys(map(media_type, extensions))),
         "includes": includes,
     }
 
@@ -110,12 +115,8 @@ def _tar_records(layout: Layout) -> tuple[list[Json], list[Json]]:
     if layout.payloads is not None:
         return _several_tar_records(layout)
     kind = _kind(list(layout.extensions))
-    media = list(dict.fromkeys(media_type(e) for e in layout.extensions))
-    sets = [_members(kind, layout, [f"*.{e}" for e in layout.extensions], media)]
-    stem = {"regex": r"^([^.]+)(?:\..*)?$"}
-    key = {"fileSet": {"@id": kind}, "extract": {"fileProperty": "fullpath"}, "transform": stem}
-    content = {"fileSet": {"@id": kind}, "extract": {"fileProperty": "content"}}
-    fields = [_field("samples", KEY, "sc:Text", key), _field("samples", kind, TERMS[kind], content)]
+    sets = [_members(kind, layout, [f"*.{e}" for e in layout.extensions], layout.extensions)]
+    fields = _member_fields("samples", kind, kind)
     if layout.manifest is not None:
         name = layout.manifest.name
         fields[0]["references"] = {"fileObject": {"@id": name}, "extract": {"column": KEY}}
@@ -134,20 +135,24 @@ def _several_tar_records(layout: Layout) -> tuple[list[Json], list[Json]]:
     for name, counts in layout.media.items():
         if not counts:
             continue
-        kind = _kind([e.rpartition(".")[2] for e in counts])
-        media = list(dict.fromkeys(media_type(e.rpartition(".")[2]) for e in counts))
-        sets.append(_members(name, layout, _patterns(name, layout), media))
-        source = {"fileSet": {"@id": name}}
-        stem = {"regex": r"^([^.]+)(?:\..*)?$"}
-        key = {**source, "extract": {"fileProperty": "fullpath"}, "transform": stem}
-        content = {**source, "extract": {"fileProperty": "content"}}
-        fields = [
-            _field(f"{name}_samples", KEY, "sc:Text", key),
-            _field(f"{name}_samples", name, TERMS[kind], content),
-        ]
+        extensions = [last_extension(e) for e in counts]
+        sets.append(_members(name, layout, _patterns(name, layout), extensions))
+        fields = _member_fields(f"{name}_samples", name, _kind(extensions))
         text = f"The {name} of every sample of the tars that has one."
         records.append(_record_set(f"{name}_samples", text, fields))
     return sets, records
+
+
+def _member_fields(record_set: str, members: str, kind: str) -> list[Json]:
+    """Return two fields: a member's key, with which its name begins, and its bytes."""
+    source = {"fileSet": {"@id": members}}
+    stem = {"regex": r"^([^.]+)(?:\..*)?$"}
+    key = {**source, "extract": {"fileProperty": "fullpath"}, "transform": stem}
+    content = {**source, "extract": {"fileProperty": "content"}}
+    return [
+        _field(record_set, KEY, "sc:Text", key),
+        _field(record_set, members, TERMS[kind], content),
+    ]
 
 
 def _patterns(name: str, layout: Layout) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from winnow.stages.export._json_values import json_feature
 from winnow.stages.export._layout import JSON_EXTENSION, TEXT_EXTENSION, Layout
-from winnow.stages.export._sniff import AUDIO_EXTENSIONS, IMAGE_EXTENSIONS
+from winnow.stages.export._sniff import AUDIO_EXTENSIONS, IMAGE_EXTENSIONS, last_extension
 
 _TEXTS = frozenset({"txt", "text", "transcript"})
 _NUMBERS = frozenset({"cls", "cls2", "index", "inx", "id"})
@@ -24,14 +24,14 @@ _UNTYPED = frozenset(
 def tar_features(layout: Layout) -> list[dict[str, Any]]:
     """Return the feature list of the webdataset builder: payload, text, annotations, sidecars."""
     features: list[dict[str, Any]] = [
-        {"name": e, "dtype": _dtype(e.rpartition(".")[2])} for e in layout.extensions
+        {"name": e, "dtype": _dtype(last_extension(e))} for e in layout.extensions
     ]
     if layout.text is not None:
         features.append({"name": TEXT_EXTENSION, "dtype": "string"})
     struct = [{"name": f.name, **json_feature(f.type)} for f in layout.columns]
     features.append({"name": JSON_EXTENSION, "struct": struct})
     for extension in layout.sidecars:
-        last = extension.rsplit(".", 1)[-1].lower()
+        last = last_extension(extension).lower()
         if last not in _UNTYPED:
             features.append({"name": extension, "dtype": _dtype(last)})
     features += [{"name": name, "dtype": "string"} for name in ("__key__", "__url__")]

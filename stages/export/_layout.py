@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -72,30 +72,32 @@ class Layout:
     ) -> Layout:
         """Add up the summaries; the extras are those that the exporters here return."""
         data = sorted((f for f in files if f.name != MANIFEST_NAME), key=lambda f: f.name)
-        extensions: Counter[str] = Counter()
-        sidecars: Counter[str] = Counter()
-        for file in data:
-            extensions.update(file.extra.get("extensions", {}))
-            sidecars.update(file.extra.get("sidecars", {}))
         first = data[0].extra if data else {}
-        payloads = {name: Counter[str]() for name in first.get("payloads", {})}
-        for name, counts in payloads.items():
-            for file in data:
-                counts.update(file.extra["payloads"][name])
+        payloads = None
+        if "payloads" in first:
+            payloads = {
+                name: _total(f.extra["payloads"][name] for f in data) for name in first["payloads"]
+            }
         return cls(
             format=exporter,
             data_files=tuple(data),
             manifest=next((f for f in files if f.name == MANIFEST_NAME), None),
             columns=_typed(first.get("columns"), context.schema),
             payload=first.get("payload", ""),
-            payloads={name: dict(sorted(counts.items())) for name, counts in payloads.items()}
-            if "payloads" in first
-            else None,
+            payloads=payloads,
             text=text,
-            extensions=dict(sorted(extensions.items())),
-            sidecars=dict(sorted(sidecars.items())),
+            extensions=_total(f.extra.get("extensions", {}) for f in data),
+            sidecars=_total(f.extra.get("sidecars", {}) for f in data),
             pickles_omitted=sum(f.extra.get("pickles_omitted", 0) for f in data),
         )
+
+
+def _total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Add up what several files hold, by name."""
+    total = Counter[str]()
+    for count in counts:
+        total.update(count)
+    return dict(sorted(total.items()))
 
 
 def _typed(names: Sequence[str] | None, schema: pa.Schema) -> pa.Schema:

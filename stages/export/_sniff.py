@@ -84,6 +84,16 @@ def media_extension(head: bytes) -> str:
     return _mpeg_audio(head)
 
 
+def payload_extension(wanted: str, data: memoryview) -> str:
+    """Return the extension that is wanted; of "auto" the one that the first bytes say."""
+    return media_extension(bytes(data[:HEAD_BYTES])) if wanted == "auto" else wanted
+
+
+def last_extension(suffix: str) -> str:
+    """Return "wav" of "wav" and of "audio_2.wav": how a member of a tar may end."""
+    return suffix.rpartition(".")[2]
+
+
 def _mpeg_audio(head: bytes) -> str:
     """MPEG audio frames start with eleven set bits; layer 0 with version 2 or 4 is ADTS (aac)."""
     if len(head) < 2 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:

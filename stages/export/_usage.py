@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from winnow.stages.export._columns import media_kind
 from winnow.stages.export._layout import Layout
-from winnow.stages.export._sniff import AUDIO_EXTENSIONS
+from winnow.stages.export._sniff import AUDIO_EXTENSIONS, last_extension
 
 OPEN_CLIP_EXTENSIONS = ("jpg", "png", "jpeg", "webp")
 """What open_clip_train looks for in a sample; it skips a sample with none of them."""
@@ -82,8 +83,10 @@ def _bytes_of_sound(layout: Layout) -> list[str]:
 def _sounds(layout: Layout) -> list[str]:
     """Return the fields that ``datasets`` takes for sound."""
     if layout.suffix == ".tar":
-        return [e for e in layout.extensions if e.rpartition(".")[2] in AUDIO_EXTENSIONS]
-    return [name for name in layout.media if layout.suffix == ".parquet" and "audio" in name]
+        return [e for e in layout.extensions if last_extension(e) in AUDIO_EXTENSIONS]
+    if layout.suffix == ".parquet":
+        return [name for name in layout.media if media_kind(name) == "audio"]
+    return []
 
 
 def _llava() -> str:
@@ -119,20 +122,8 @@ def _webdataset(layout: Layout) -> str:
     fields = [f'"{media}"', *(['"txt"'] if layout.text is not None else []), '"json"']
     decode = "" if audio else '.decode("pil")'
     names = ["media", *(["text"] if layout.text is not None else []), "annotations"]
-    return "\n".join(
-        [
-            "webdataset:",
-            "",
-            "```python",
-            "import webdataset",
-            "",
-            f'shards = "{shards([f.name for f in layout.data_files])}"',
-            f"dataset = webdataset.WebDataset(shards, shardshuffle=False){decode}",
-            f"for {', '.join(names)} in dataset.to_tuple({', '.join(fields)}):",
-            "    break",
-            "```",
-        ]
-    )
+    loop = [f"for {', '.join(names)} in dataset.to_tuple({', '.join(fields)}):"]
+    return _webdataset_code(layout, "webdataset:", decode, loop)
 
 
 def _webdataset_samples(layout: Layout) -> str:
@@ -144,19 +135,23 @@ def _webdataset_samples(layout: Layout) -> str:
     ]
     if layout.text is not None:
         fields.append('    text = sample["txt"]')
-    sounds = _sounds(layout)
+    said = "webdataset:" + (" (sound is bytes)" if _sounds(layout) else "")
+    loop = ["for sample in dataset:", *fields, '    annotations = sample["json"]']
+    return _webdataset_code(layout, said, '.decode("pil")', loop)
+
+
+def _webdataset_code(layout: Layout, said: str, decode: str, loop: list[str]) -> str:
+    """Return the snippet that opens the tars and looks at one sample."""
     return "\n".join(
         [
-            "webdataset:" + (" (sound is bytes)" if sounds else ""),
+            said,
             "",
             "```python",
             "import webdataset",
             "",
             f'shards = "{shards([f.name for f in layout.data_files])}"',
-            'dataset = webdataset.WebDataset(shards, shardshuffle=False).decode("pil")',
-            "for sample in dataset:",
-            *fields,
-            '    annotations = sample["json"]',
+            f"dataset = webdataset.WebDataset(shards, shardshuffle=False){decode}",
+            *loop,
             "    break",
             "```",
         ]

@@ -19,7 +19,7 @@ from winnow.contracts.registry import register_exporter
 from winnow.stages.export import _columns, _finish
 from winnow.stages.export._columns import KEY, UID
 from winnow.stages.export._layout import Layout
-from winnow.stages.export._sniff import HEAD_BYTES, media_extension
+from winnow.stages.export._sniff import payload_extension
 
 WHOLE_NAME = "llava.json"
 IMAGE_TOKEN = "<image>"  # noqa: S105
@@ -142,7 +142,7 @@ class Llava(Exporter):
             keys = batch.column(KEY).to_pylist()
             for uid, key, data, said in zip(uids, keys, views, turns, strict=True):
                 _check(said, uid, self.conversations)
-                extension = self._extension(data)
+                extension = payload_extension(self.extension, data)
                 extensions[extension] += 1
                 path = image_path(key, extension)
                 put(path, data)
@@ -150,11 +150,6 @@ class Llava(Exporter):
                 entries.add(_ENCODER.encode(entry).encode())
         entries.close()
         return {"columns": names, "extensions": dict(sorted(extensions.items()))}
-
-    def _extension(self, data: memoryview) -> str:
-        if self.extension != "auto":
-            return self.extension
-        return media_extension(bytes(data[:HEAD_BYTES]))
 
 
 class _EntryWriter:

@@ -20,7 +20,7 @@ from winnow.contracts.registry import register_exporter
 from winnow.stages.export import _columns, _finish, _manifest
 from winnow.stages.export._columns import KEY, UID
 from winnow.stages.export._layout import Layout
-from winnow.stages.export._sniff import HEAD_BYTES, media_extension
+from winnow.stages.export._sniff import payload_extension
 
 GROUP_ROWS = 1000
 GROUP_BYTES = 64 << 20
@@ -150,7 +150,9 @@ class Parquet(Exporter):
         media: dict[str, pa.Array] = {}
         found = _columns.row_payloads(batch, payloads, self.require, uids)
         for name, views in zip(payloads, found, strict=True):
-            kinds = [None if view is None else self._extension(view) for view in views]
+            kinds = [
+                None if view is None else payload_extension(self.extension, view) for view in views
+            ]
             extensions[targets[name]].update(kind for kind in kinds if kind is not None)
             stem = "" if targets[name] == _columns.media_kind(name) else f".{name}"
             paths = [
@@ -166,11 +168,6 @@ class Parquet(Exporter):
             media[f.name] if f.name in media else batch.column(f.name).cast(f.type) for f in schema
         ]
         return pa.RecordBatch.from_arrays(arrays, schema=schema)
-
-    def _extension(self, view: memoryview) -> str:
-        if self.extension != "auto":
-            return self.extension
-        return media_extension(bytes(view[:HEAD_BYTES]))
 
 
 def _sizes(columns: Sequence[str]) -> Callable[[pa.RecordBatch], Iterable[int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Literal
@@ -18,7 +18,7 @@ from winnow.contracts.registry import register_exporter
 from winnow.stages.export import _columns, _finish, _json_values, _sidecars
 from winnow.stages.export._columns import KEY, UID
 from winnow.stages.export._layout import JSON_EXTENSION, TEXT_EXTENSION, Layout
-from winnow.stages.export._sniff import HEAD_BYTES, media_extension
+from winnow.stages.export._sniff import payload_extension
 from winnow.stages.export._tar import TarWriter
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
@@ -39,7 +39,7 @@ class Tally:
     """What one tar holds."""
 
     extensions: Counter[str] = field(default_factory=Counter)
-    payloads: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    payloads: dict[str, Counter[str]] = field(default_factory=dict)
     sidecars: Counter[str] = field(default_factory=Counter)
     pickles_omitted: int = 0
 
@@ -111,11 +111,9 @@ class WebDataset(Exporter):
 
     def write_file(self, rows: Iterator[pa.RecordBatch], out: BinaryIO) -> Mapping[str, Any]:
         tar, tally, names = TarWriter(out), Tally(), list[str]()
-        payloads = [""]
         with _sidecars.SidecarReader() as reader:
             for batch in rows:
                 names = self._json_columns(batch.schema)
-                payloads = _columns.choose_payloads(self.name, self.payload, batch.schema)
                 self._write_batch(batch, names, tar, reader, tally)
         tar.close()
         extra: dict[str, Any] = {
@@ -124,9 +122,9 @@ class WebDataset(Exporter):
             "sidecars": dict(sorted(tally.sidecars.items())),
             "pickles_omitted": tally.pickles_omitted,
         }
-        if len(payloads) != 1:
-            counts = ((name, sorted(tally.payloads[name].items())) for name in payloads)
-            extra["payloads"] = {name: dict(items) for name, items in counts}
+        if names and len(tally.payloads) != 1:
+            counts = tally.payloads.items()
+            extra["payloads"] = {name: dict(sorted(counter.items())) for name, counter in counts}
         return extra
 
     def finish(self, files: Sequence[FileSummary], context: ExportContext, sink: Sink) -> None:
@@ -150,6 +148,9 @@ class WebDataset(Exporter):
     ) -> None:
         uids, keys = batch.column(UID).to_pylist(), batch.column(KEY).to_pylist()
         payloads = _columns.choose_payloads(self.name, self.payload, batch.schema)
+        named = list(zip(payloads, _columns.own_names(payloads), strict=True))
+        for name in payloads:
+            tally.payloads.setdefault(name, Counter())
         media = _columns.row_payloads(batch, payloads, self.require, uids)
         texts = self._texts(batch)
         documents = json_documents(batch, names)
@@ -157,7 +158,7 @@ class WebDataset(Exporter):
         for row, text in enumerate(texts):
             taken = {JSON_EXTENSION} | ({TEXT_EXTENSION} if text is not None else set())
             stem = keys[row]
-            for suffix, data in self._media(payloads, [column[row] for column in media], tally):
+            for suffix, data in self._media(named, [column[row] for column in media], tally):
                 tar.add(f"{stem}.{suffix}", data)
                 taken.add(suffix)
             tar.add(f"{stem}.{JSON_EXTENSION}", documents[row])
@@ -174,16 +175,19 @@ class WebDataset(Exporter):
                 tar.add(f"{stem}.{suffix}", content)
 
     def _media(
-        self, payloads: Sequence[str], data: Sequence[memoryview | None], tally: Tally
+        self,
+        named: Sequence[tuple[str, bool]],
+        data: Sequence[memoryview | None],
+        tally: Tally,
     ) -> Iterator[tuple[str, memoryview]]:
-        """Yield how each payload of one sample ends, and its bytes."""
+        """Yield how each payload of one sample ends, and its bytes.
+
+        named: each payload, and whether it goes by its own name."""
         taken = set[str]()
-        for name, own, view in zip(payloads, _columns.own_names(payloads), data, strict=True):
+        for (name, own), view in zip(named, data, strict=True):
             if view is None:
                 continue
-            extension = self.extension
-            if extension == "auto":
-                extension = media_extension(bytes(view[:HEAD_BYTES]))
+            extension = payload_extension(self.extension, view)
             suffix = f"{name}.{extension}" if own or extension in taken else extension
             taken.add(suffix)
             tally.extensions[suffix] += 1

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import fsspec
 
-from winnow.stages.sources._files import forget_listings, is_local, local_path, rebuild, token_of
+from winnow.contracts.errors import SetupError, ShardError
+from winnow.contracts.identity import UID_BYTES
+from winnow.contracts.source import SourceFile
+from winnow.stages.sources._files import (
+    forget_listings,
+    is_local,
+    local_path,
+    near,
+    printable,
+    rebuild,
+    token_of,
+)
+from winnow.stages.sources._media_refs import Ref, digest_of_file
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,6 +35,16 @@ class Entry:
     path: str
     token: str
 
+    @property
+    def stem(self) -> str:
+        """The name up to its last dot."""
+        return self.name.rpartition(".")[0]
+
+    @property
+    def extension(self) -> str:
+        """What is behind the last dot, in lower case."""
+        return self.name.rpartition(".")[2].lower()
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Folder:
@@ -29,6 +52,82 @@ class Folder:
 
     path: str
     relative: str
+
+
+def find_folders(
+    source: str,
+    path: str,
+    media: str,
+    extensions: Sequence[str],
+    beside: Callable[[str], bool],
+    more: str = "",
+) -> list[SourceFile]:
+    """Return the folders below ``path`` that hold files with one of ``extensions``, by name; the
+    root's name is ".". Raises SetupError where there is none; ``media`` says what it would hold.
+
+    The token of a folder is of these files and of those whose names ``beside`` accepts, and more.
+    """
+    root = root_of(path)
+    found = []
+    try:
+        for folder, entries in walk_folders(root):
+            if names := {entry.name for entry in with_extension(entries, extensions)}:
+                used = [e for e in entries if e.name in names or beside(e.name)]
+                name = printable(folder.relative) or "."
+                found.append(SourceFile(path=folder.path, name=name, token=_token(used, more)))
+    except (FileNotFoundError, NotADirectoryError):
+        msg = f"{source}: there is no folder {path!r}; {near(root)}"
+        raise SetupError(msg) from None
+    except OSError as error:
+        msg = f"{source}: a folder below {path!r} cannot be listed: {error}"
+        raise SetupError(msg) from error
+    if not found:
+        msg = f"{source}: no {media} file below {path!r}; {near(root)}"
+        raise SetupError(msg)
+    return sorted(found, key=lambda file: file.name)
+
+
+def read_folder(root: str, folder: str) -> tuple[str, list[Entry]]:
+    """Return what comes before a name in a path relative to the root ("" or "inner/"), and the
+    files of a folder, by name. Raises ShardError."""
+    try:
+        entries, _ = list_folder(folder)
+    except OSError as error:
+        msg = f"{printable(folder)}: the folder cannot be listed: {error}"
+        raise ShardError(msg, retryable=not isinstance(error, FileNotFoundError)) from error
+    inner = folder[len(root_of(root).rstrip("/")) :].strip("/")
+    return f"{inner}/" if inner else "", entries
+
+
+def with_extension(entries: Sequence[Entry], extensions: Sequence[str]) -> list[Entry]:
+    """Return the files with one of ``extensions``, which are lower case; the files' may not be."""
+    suffixes = tuple(f".{extension}" for extension in extensions)
+    return [entry for entry in entries if entry.name.lower().endswith(suffixes)]
+
+
+def whole_file(entry: Entry) -> Ref | None:
+    """Return the reference to a whole file; None where it cannot be read or named."""
+    if not entry.token or printable(entry.path) != entry.path:
+        return None
+    try:
+        length, digest = digest_of_file(entry.path)
+    except OSError:
+        return None
+    return Ref(entry.path, 0, length, digest)
+
+
+def root_of(path: str) -> str:
+    """Return what lists the folder that a recipe names: an absolute path or a URL."""
+    return local_path(path) if is_local(path) else path.rstrip("/")
+
+
+def _token(entries: Sequence[Entry], more: str) -> str:
+    """Digest names, sizes and times."""
+    digest = hashlib.blake2b(digest_size=UID_BYTES)
+    for entry in entries:
+        digest.update(f"{entry.name}\0{entry.token}\0".encode("utf-8", "surrogatepass"))
+    digest.update(more.encode())
+    return digest.hexdigest()
 
 
 def list_folder(path: str) -> tuple[list[Entry], list[str]]:

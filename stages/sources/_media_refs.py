@@ -30,11 +30,16 @@ MEDIA_EXTENSIONS: dict[MediaKind, tuple[str, ...]] = {
 }
 """Lower case, without the dot; the first are preferred where a sample has several."""
 
-Ref = tuple[str, int, int, bytes]
-"""The fields of MEDIA_REF: path, offset, length, digest."""
-
-
 _CHUNK = 1 << 20
+
+
+class Ref(NamedTuple):
+    """Where the bytes of a medium are: the fields of MEDIA_REF."""
+
+    path: str
+    offset: int
+    length: int
+    digest: bytes
 
 
 class FoundFile(NamedTuple):
@@ -98,8 +103,7 @@ def _read_file(path: str, relative: str, opened: str = "") -> FoundFile:
     if printable(path) != path:
         return FoundFile(relative=relative, problem="unreadable")
     try:
-        with open_file(opened or path) as stream:
-            length, digest = digest_of(iter(functools.partial(stream.read, _CHUNK), b""))
+        length, digest = digest_of_file(opened or path)
     except FileNotFoundError:
         return FoundFile(relative=relative, problem="missing")
     except (PermissionError, IsADirectoryError, ValueError):
@@ -109,42 +113,37 @@ def _read_file(path: str, relative: str, opened: str = "") -> FoundFile:
             return FoundFile(relative=relative, problem="unreadable")
         msg = f"{printable(path)}: the store does not answer: {error}"
         raise ShardError(msg) from error
-    return FoundFile(relative=relative, ref=(path, 0, length, digest))
+    return FoundFile(relative=relative, ref=Ref(path, 0, length, digest))
 
 
 def media_extensions(
-    source: str, media: MediaKind, given: tuple[str, ...] | None
-) -> tuple[str, ...]:
-    """Return the extensions that are media, in order of preference; raise RecipeError."""
+    source: str, media: MediaKind, given: tuple[str, ...] | None, also: MediaKind | None
+) -> dict[MediaKind, tuple[str, ...]]:
+    """Return medium -> its extensions in order of preference: the first medium, whose extensions
+    may be given, and ``also`` where there is one.
+
+    Raises RecipeError where one is no medium, or both are one, or an extension is of both.
+    """
     if media not in MEDIA_EXTENSIONS:
         msg = f"{source}: media={media!r} is not one of {', '.join(MEDIA_EXTENSIONS)}"
         raise RecipeError(msg)
-    if given is None:
-        return MEDIA_EXTENSIONS[media]
-    for extension in given:
+    for extension in given or ():
         check_extension(source, "media_extensions", extension)
-    if not given:
+    if given is not None and not given:
         msg = f"{source}: media_extensions is empty; leave it out or name one, such as jpg"
         raise RecipeError(msg)
-    return given
-
-
-def other_extensions(
-    source: str, media: MediaKind, given: tuple[str, ...] | None, also: MediaKind | None
-) -> tuple[str, ...]:
-    """Return the extensions of the second medium, none without one; raise RecipeError where it is
-    the first again, or no medium, or an extension is named as the first's."""
+    own = given or MEDIA_EXTENSIONS[media]
     if also is None:
-        return ()
+        return {media: own}
     if also == media or also not in MEDIA_EXTENSIONS:
         other = next(kind for kind in MEDIA_EXTENSIONS if kind != media)
         msg = f"{source}: also={also!r} with media={media!r}; write also: {other}, or leave it out"
         raise RecipeError(msg)
-    both = sorted(set(media_extensions(source, media, given)) & set(MEDIA_EXTENSIONS[also]))
+    both = sorted(set(own) & set(MEDIA_EXTENSIONS[also]))
     if both:
         msg = f"{source}: media_extensions has {both[0]!r}, which is {also} by ``also``; remove it"
         raise RecipeError(msg)
-    return MEDIA_EXTENSIONS[also]
+    return {media: own, also: MEDIA_EXTENSIONS[also]}
 
 
 def check_extension(source: str, parameter: str, extension: str) -> None:
@@ -163,6 +162,12 @@ def digest_of(pieces: Iterable[bytes]) -> tuple[int, bytes]:
         digest.update(piece)
         length += len(piece)
     return length, digest.digest()
+
+
+def digest_of_file(path: str) -> tuple[int, bytes]:
+    """Return the length and the digest of a whole file; raises OSError."""
+    with open_file(path) as stream:
+        return digest_of(iter(functools.partial(stream.read, _CHUNK), b""))
 
 
 def ref_array(refs: Sequence[Ref | None]) -> pa.StructArray:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import pyarrow as pa
 
 from winnow.contracts.errors import RecipeError, SetupError, ShardError
 from winnow.contracts.source import SourceFile
 from winnow.stages.sources import _readers
-from winnow.stages.sources._files import find_files
 from winnow.stages.sources._media_refs import check_no_references
-from winnow.stages.sources._readers import TYPES, TableFormat, TableOptions
+from winnow.stages.sources._readers import TYPES, TableOptions
 
 RESERVED = ("uid", "key")
 """Columns that Winnow writes itself, beside those of the stages."""
@@ -35,38 +34,38 @@ class Layout:
     main: Mapping[str, str | None]
     known: frozenset[str] | None
 
-    def row_schema(self) -> pa.Schema:
-        """Return the main columns and the kept ones."""
-        kept = [
-            field.with_name(name)
-            for field, name in zip(self.wanted, self.names, strict=True)
-            if name not in self.main
-        ]
-        return pa.schema([*((name, pa.string()) for name in self.main), *kept])
+    def kept(self) -> pa.Schema:
+        """Return the columns of the rows that are not main."""
+        fields = zip(self.wanted, self.names, strict=True)
+        return pa.schema([f.with_name(name) for f, name in fields if name not in self.main])
 
-    def columns(self, batch: pa.RecordBatch) -> list[pa.Array]:
-        """Return the columns of ``row_schema`` of rows that were read; null where there is none."""
-        found = dict(zip(self.names, batch.columns, strict=True))
+    def columns(self, batch: pa.RecordBatch) -> dict[str, pa.Array]:
+        """Return the main and the kept columns of rows that were read, by their names in the rows;
+        null where there is none."""
         nothing = pa.nulls(batch.num_rows, pa.string())
-        return [found.get(name, nothing) for name in self.row_schema().names]
+        return dict.fromkeys(self.main, nothing) | dict(zip(self.names, batch.columns, strict=True))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chooser:
-    """What a source asks for. main: name in the rows -> (parameter, name in the files or None)."""
+    """What a source asks for.
+
+    main: name in the rows -> (parameter, name in the files or None); the first one has a name.
+    reserved: further names that no kept column may have.  txt: whether a txt file has the first
+    main column alone; else it must have all.
+    """
 
     source: str
     main: Mapping[str, tuple[str, str | None]]
+    reserved: Sequence[str]
+    txt: bool
     keep: Literal["all"] | tuple[str, ...]
     rename: Mapping[str, str]
     types: Mapping[str, str]
 
     def layout(self, files: Sequence[SourceFile], options: TableOptions) -> Layout:
-        """Return the layout by the first file that has any column. Raises RecipeError, SetupError.
-
-        A txt file has one column, the first main one.
-        """
-        first, *others = self.main
+        """Return the layout by the first file with any column; RecipeError, SetupError."""
+        named = {row: name for row, (_, name) in self.main.items()}
         for file in files:
             try:
                 columns = _readers.header(file.path, options)
@@ -74,25 +73,19 @@ class Chooser:
                 msg = f"{self.source}: {error}"
                 raise SetupError(msg) from error
             if columns is not None:
-                named = {row: name for row, (_, name) in self.main.items()}
-                if _readers.format_of(file.path, options) == "txt":
-                    named |= dict.fromkeys(others)
+                if self.txt and _readers.format_of(file.path, options) == "txt":
+                    named |= dict.fromkeys(list(named)[1:])
                 return self._choose(columns, file, named)
-        name = self.main[first][1]
-        return Layout(
-            wanted=pa.schema([(name, pa.string())]),
-            names=(first,),
-            main={first: name, **dict.fromkeys(others)},
-            known=None,
-        )
+        main = {row: name for row, name in named.items() if name is not None}
+        wanted = pa.schema([(name, pa.string()) for name in main.values()])
+        return Layout(wanted=wanted, names=tuple(main), main=named, known=None)
 
     def _choose(
         self, columns: pa.Schema, file: SourceFile, named: Mapping[str, str | None]
     ) -> Layout:
-        for row, name in named.items():
-            if name is not None:
-                self._check_text(self.main[row][0], name, columns, file)
         main = {row: name for row, name in named.items() if name is not None}
+        for row, name in main.items():
+            self._check_text(row, name, columns, file)
         chosen = columns.names if self.keep == "all" else dict.fromkeys(self.keep)
         kept = [name for name in chosen if name not in main.values()]
         for name in (*kept, *self.rename, *self.types):
@@ -119,10 +112,12 @@ class Chooser:
             known=frozenset(columns.names) if self.keep == "all" else None,
         )
 
-    def _check_text(self, parameter: str, name: str, columns: pa.Schema, file: SourceFile) -> None:
+    def _check_text(self, row: str, name: str, columns: pa.Schema, file: SourceFile) -> None:
+        parameter, _ = self.main[row]
         if name not in columns.names:
-            first = parameter == next(iter(self.main.values()))[0]
-            fix = f"set {parameter}" + ("" if first else ", or null for no text")
+            what = parameter.removesuffix("_column")
+            first = row == next(iter(self.main))
+            fix = f"set {parameter}" + ("" if first else f", or null for no {what}")
             msg = f"{self.source}: {_absent(name, columns, file)}; {fix}"
             raise RecipeError(msg)
         kind = columns.field(name).type
@@ -134,7 +129,7 @@ class Chooser:
 
     def _check_taken(self, names: Sequence[str], old: Sequence[str]) -> None:
         """Refuse two columns with one name; DuckDB and many readers do not see case."""
-        seen = dict.fromkeys((*RESERVED, *self.main), "Winnow's own")
+        seen = dict.fromkeys((*RESERVED, *self.main, *self.reserved), "Winnow's own")
         for name, source in zip(names, old, strict=True):
             lower = name.lower()
             if lower in seen:
@@ -145,60 +140,6 @@ class Chooser:
                 )
                 raise RecipeError(msg)
             seen[lower] = f"another ({source!r})"
-
-
-def find_tables(
-    source: str, path: str | tuple[str, ...], form: TableFormat | None
-) -> list[SourceFile]:
-    """Return the tables that ``path`` names, sorted by name."""
-
-    def matches(name: str) -> bool:
-        found = _readers.extension_format(name)
-        return found is not None and form in (None, found)
-
-    kinds = f".{form}" if form else ", ".join(f".{e}" for e in _readers.EXTENSIONS)
-    return find_files(source, path, matches, f"{kinds} file")
-
-
-def check_reading(
-    source: str,
-    *,
-    form: str | None,
-    delimiter: str | None,
-    types: Mapping[str, str],
-    column_names: Sequence[str],
-    encoding: str,
-) -> None:
-    """Raise RecipeError for parameters of reading that cannot be meant."""
-    if form not in (None, *get_args(TableFormat)):
-        allowed = ", ".join(get_args(TableFormat))
-        msg = f"{source}: format={form!r} is not a format; use one of {allowed}"
-        raise RecipeError(msg)
-    if delimiter is not None and (len(delimiter) != 1 or delimiter in '"\r\n'):
-        msg = f"{source}: delimiter={delimiter!r} must be one character, not a quote"
-        raise RecipeError(msg)
-    for name, kind in types.items():
-        if kind not in TYPES:
-            msg = f"{source}: types: {name}: {kind!r} is not one of {', '.join(TYPES)}"
-            raise RecipeError(msg)
-    if len(set(column_names)) < len(column_names):
-        msg = f"{source}: column_names={list(column_names)} names a column twice"
-        raise RecipeError(msg)
-    _check_encoding(source, encoding)
-
-
-def _check_encoding(source: str, encoding: str) -> None:
-    ascii_text = bytes(range(128))
-    try:
-        keeps = ascii_text.decode(encoding) == ascii_text.decode("ascii")
-    except (LookupError, ValueError):
-        keeps = False
-    if not keeps:
-        msg = (
-            f"{source}: encoding={encoding!r} is no text encoding that keeps ASCII; use utf-8, "
-            "latin-1, cp1252, shift_jis, ..., and convert UTF-16 files"
-        )
-        raise RecipeError(msg)
 
 
 def _absent(name: str, columns: pa.Schema, file: SourceFile) -> str:

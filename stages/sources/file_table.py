@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from winnow.contracts.errors import RecipeError, SetupError, ShardError
+from winnow.contracts.errors import RecipeError
 from winnow.contracts.identity import UID_TYPE, uid_array
 from winnow.contracts.media import MEDIA_REF
 from winnow.contracts.parameters import result
 from winnow.contracts.registry import register_source
-from winnow.contracts.source import Source, SourceFile
-from winnow.stages.sources import _readers
-from winnow.stages.sources._files import find_files
-from winnow.stages.sources._media_refs import (
-    FoundFile,
-    check_no_references,
-    file_below,
-    folder_of,
-    ref_array,
-)
-from winnow.stages.sources._readers import TYPES, TableFormat, TableOptions
-from winnow.stages.sources._text_rows import TextOptions
+from winnow.contracts.source import SourceFile
+from winnow.stages.sources._media_refs import FoundFile, file_below, folder_of, ref_array
+from winnow.stages.sources._readers import TableFormat
+from winnow.stages.sources._table_columns import Layout
+from winnow.stages.sources._table_source import TableSource
 
 logger = logging.getLogger(__name__)
 
@@ -38,33 +31,9 @@ READERS = 8
 """Files that are read at once: a store answers many requests as fast as one."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Layout:
-    """Which column of the tables becomes which column of the rows.
-
-    wanted: columns to read, by their names in the files.  media: medium -> its column of paths.
-    text: the column of texts.  kept: the other columns, old name -> name in the rows.
-    known: the columns that a file may have; None where others are left out on purpose.
-    """
-
-    wanted: pa.Schema
-    media: Mapping[str, str]
-    text: str | None
-    kept: Mapping[str, str]
-    known: frozenset[str] | None
-
-    def row_schema(self) -> pa.Schema:
-        """Return the columns of every row."""
-        fields = [("text", pa.string())]
-        fields += [(f"{medium}_path", pa.string()) for medium in self.media]
-        fields += [(f"{medium}_ref", MEDIA_REF) for medium in self.media]
-        fields += [(new, self.wanted.field(old).type) for old, new in self.kept.items()]
-        return pa.schema([*fields, (ERROR, pa.string())])
-
-
 @register_source("file_table", version=1)
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FileTable(Source):
+class FileTable(TableSource):
     """Rows of a table that names media files; a row with an image and an audio is a triplet.
 
     Reads:  path: tables as ``url_table`` reads them: a file, folder, glob, brace range or list of
@@ -96,6 +65,8 @@ class FileTable(Source):
         ``url_table``.
     """
 
+    formats = ("parquet", "csv", "tsv", "jsonl")
+
     path: str | tuple[str, ...]
     root: str | None = result(None)
     image_column: str | None = result(None)
@@ -116,54 +87,42 @@ class FileTable(Source):
     )
 
     def __post_init__(self) -> None:
-        media = self._media()
-        if not media:
+        if not self._media():
             msg = "file_table: no medium; set image_column, audio_column or video_column"
             raise RecipeError(msg)
-        main = [*media.values(), *([self.text_column] if self.text_column else [])]
-        for name in main:
-            if not name or main.count(name) > 1:
+        names = [name for _, name in self._main().values() if name is not None]
+        for name in names:
+            if not name or names.count(name) > 1:
                 msg = f"file_table: the column {name!r} is named twice; name each column once"
                 raise RecipeError(msg)
-        if self.format not in (None, *get_args(TableFormat)) or self.format == "txt":
-            msg = f"file_table: format={self.format!r}; use parquet, csv, tsv or jsonl"
+        if self.format == "txt":
+            msg = "file_table: format='txt'; use parquet, csv, tsv or jsonl"
             raise RecipeError(msg)
-        if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '"\r\n'):
-            msg = f"file_table: delimiter={self.delimiter!r} must be one character, not a quote"
-            raise RecipeError(msg)
-        for name, kind in (self.types or {}).items():
-            if kind not in TYPES:
-                msg = f"file_table: types: {name}: {kind!r} is not one of {', '.join(TYPES)}"
-                raise RecipeError(msg)
-
-    def files(self) -> list[SourceFile]:
-        """Return the tables, sorted by name."""
-
-        def matches(name: str) -> bool:
-            found = _readers.extension_format(name)
-            return found not in (None, "txt") and self.format in (None, found)
-
-        kinds = ", ".join(f".{e}" for e in _readers.EXTENSIONS if e != "txt")
-        return find_files("file_table", self.path, matches, f"{kinds} file")
+        self._check_reading()
 
     def schema(self) -> pa.Schema:
         """Return the columns, from the first file that has any."""
-        return self._columns().row_schema()
+        media = self._media()
+        fields = [("text", pa.string())]
+        fields += [(f"{medium}_path", pa.string()) for medium in media]
+        fields += [(f"{medium}_ref", MEDIA_REF) for medium in media]
+        return pa.schema([*fields, *self._columns().kept(), (ERROR, pa.string())])
 
     def read(self, file: SourceFile) -> Iterator[pa.RecordBatch]:
         """Yield the rows of one table."""
-        layout = self._columns()
-        schema = pa.schema([("uid", UID_TYPE), *layout.row_schema()])
+        schema = pa.schema([("uid", UID_TYPE), *self.schema()])
         root = folder_of(file.path) if self.root is None else self.root
         lost = 0
         with ThreadPoolExecutor(READERS) as pool:
-            for batch in _readers.batches(file.path, self._options(), layout.wanted, layout.known):
+            for columns in self._batches(file):
                 found = {
-                    medium: _find(pool, root, batch.column(column).to_pylist())
-                    for medium, column in layout.media.items()
+                    medium: _find(pool, root, columns[f"{medium}_path"].to_pylist())
+                    for medium in self._media()
                 }
-                rows = _rows(batch, layout, found, schema)
-                lost += batch.num_rows - rows.column(ERROR).null_count
+                columns |= _found_columns(columns["text"], found)
+                arrays = [columns[name] for name in schema.names]
+                rows = pa.RecordBatch.from_arrays(arrays, schema=schema)
+                lost += rows.num_rows - rows.column(ERROR).null_count
                 yield rows
         if lost:
             logger.warning("%s: %d rows name a file that cannot be read", file.name, lost)
@@ -172,68 +131,14 @@ class FileTable(Source):
         columns = (self.image_column, self.audio_column, self.video_column)
         return {m: c for m, c in zip(MEDIA, columns, strict=True) if c is not None}
 
-    def _options(self) -> TableOptions:
-        return TableOptions(
-            format=self.format,
-            bad_rows=self.bad_rows,
-            text=TextOptions(
-                column_names=self.column_names,
-                delimiter=self.delimiter,
-                quoted=self.quoted,
-                encoding=self.encoding,
-                line_column=next(iter(self._media().values())),
-            ),
-        )
+    def _main(self) -> dict[str, tuple[str, str | None]]:
+        main: dict[str, tuple[str, str | None]] = {
+            f"{medium}_path": (f"{medium}_column", name) for medium, name in self._media().items()
+        }
+        return main | {"text": ("text_column", self.text_column)}
 
-    def _columns(self) -> Layout:
-        """Find the layout once; it travels with the pickled source."""
-        if self._layout is None:
-            object.__setattr__(self, "_layout", self._layout_of(self.files()))
-        assert self._layout is not None
-        return self._layout
-
-    def _layout_of(self, files: Sequence[SourceFile]) -> Layout:
-        for file in files:
-            try:
-                columns = _readers.header(file.path, self._options())
-            except ShardError as error:
-                msg = f"file_table: {error}"
-                raise SetupError(msg) from error
-            if columns is not None:
-                return self._choose(columns, file)
-        main = [*self._media().values(), *([self.text_column] if self.text_column else [])]
-        wanted = pa.schema([(name, pa.string()) for name in main])
-        return Layout(
-            wanted=wanted, media=self._media(), text=self.text_column, kept={}, known=None
-        )
-
-    def _choose(self, columns: pa.Schema, file: SourceFile) -> Layout:
-        media = self._media()
-        main = [*media.values(), *([self.text_column] if self.text_column else [])]
-        for name in main:
-            _check_text(name, columns, file)
-        chosen = columns.names if self.keep == "all" else dict.fromkeys(self.keep)
-        kept = [name for name in chosen if name not in main]
-        for name in (*kept, *(self.rename or ()), *(self.types or ())):
-            if name not in columns.names:
-                msg = f"file_table: {_absent(name, columns, file)}"
-                raise RecipeError(msg)
-            if name not in kept:
-                msg = f"file_table: rename and types are for kept columns, and {name!r} is not one"
-                raise RecipeError(msg)
-        names = {name: (self.rename or {}).get(name, name) for name in kept}
-        _check_taken(names, media)
-        types = {name: TYPES[kind] for name, kind in (self.types or {}).items()}
-        wanted = [(name, pa.string()) for name in main]
-        wanted += [(name, types.get(name, columns.field(name).type)) for name in kept]
-        check_no_references("file_table", pa.schema(wanted), names)
-        return Layout(
-            wanted=pa.schema(wanted),
-            media=media,
-            text=self.text_column,
-            kept=names,
-            known=frozenset(columns.names) if self.keep == "all" else None,
-        )
+    def _reserved(self) -> list[str]:
+        return [ERROR, *(name for medium in self._media() for name in (medium, f"{medium}_ref"))]
 
 
 def _find(pool: ThreadPoolExecutor, root: str, paths: Sequence[str | None]) -> list[FoundFile]:
@@ -243,59 +148,17 @@ def _find(pool: ThreadPoolExecutor, root: str, paths: Sequence[str | None]) -> l
     return [found[path] for path in paths]
 
 
-def _rows(
-    batch: pa.RecordBatch,
-    layout: Layout,
-    found: Mapping[str, Sequence[FoundFile]],
-    schema: pa.Schema,
-) -> pa.RecordBatch:
-    text = pa.nulls(batch.num_rows, pa.string())
-    if layout.text is not None:
-        text = batch.column(layout.text)
+def _found_columns(
+    text: pa.StringArray, found: Mapping[str, Sequence[FoundFile]]
+) -> dict[str, pa.Array]:
+    """Return the references, the uid and the code of each row."""
     identity: list[Sequence[str | bytes | None]] = [text.to_pylist()]
-    columns: dict[str, pa.Array] = {"text": text}
-    codes: list[str | None] = [None] * batch.num_rows
-    for medium, column in layout.media.items():
-        files = found[medium]
+    codes = pa.nulls(len(text), pa.string())
+    columns: dict[str, pa.Array] = {}
+    for medium, files in found.items():
         identity.append([file.relative for file in files])
-        identity.append([file.ref and file.ref[3] for file in files])
-        columns[f"{medium}_path"] = batch.column(column)
+        identity.append([file.ref and file.ref.digest for file in files])
         columns[f"{medium}_ref"] = ref_array([file.ref for file in files])
-        for row, file in enumerate(files):
-            if codes[row] is None and file.problem is not None:
-                codes[row] = f"{medium}_{file.problem}"
-    columns |= {new: batch.column(old) for old, new in layout.kept.items()}
-    columns["uid"] = uid_array(identity)
-    columns[ERROR] = pa.array(codes, pa.string())
-    return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
-
-
-def _check_text(name: str, columns: pa.Schema, file: SourceFile) -> None:
-    if name not in columns.names:
-        fix = "; set text_column, or null for no text" if name == "text" else ""
-        msg = f"file_table: {_absent(name, columns, file)}{fix}"
-        raise RecipeError(msg)
-    kind = columns.field(name).type
-    if not (pa.types.is_string(kind) or pa.types.is_binary(kind)):
-        msg = f"file_table: {name!r} is {kind} in {file.name}, not text"
-        raise RecipeError(msg)
-
-
-def _absent(name: str, columns: pa.Schema, file: SourceFile) -> str:
-    near = difflib.get_close_matches(name, columns.names, n=1, cutoff=0.5)
-    hint = f" (nearest: {near[0]!r})" if near else ""
-    return f"there is no column {name!r} in {file.name}; it has {', '.join(columns.names)}{hint}"
-
-
-def _check_taken(names: Mapping[str, str], media: Mapping[str, str]) -> None:
-    """Refuse two columns with one name; DuckDB and many readers do not see case."""
-    own = [f"{medium}{end}" for medium in media for end in ("", "_path", "_ref")]
-    seen = dict.fromkeys(("uid", "key", "text", ERROR, *own), "Winnow's own")
-    for old, new in names.items():
-        if new.lower() in seen:
-            msg = (
-                f"file_table: the column {old!r} would be {new!r}, but {seen[new.lower()]} column "
-                f"has that name (case does not count); set rename: {{{old}: original_{old}}}"
-            )
-            raise RecipeError(msg)
-        seen[new.lower()] = f"another ({old!r})"
+        problems = [file.problem and f"{medium}_{file.problem}" for file in files]
+        codes = pc.coalesce(codes, pa.array(problems, pa.string()))
+    return columns | {"uid": uid_array(identity), ERROR: codes}

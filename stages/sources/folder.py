@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,37 +12,30 @@ from typing import Any
 import pyarrow as pa
 
 from winnow.contracts.errors import SetupError, ShardError
-from winnow.contracts.identity import UID_BYTES, UID_TYPE, row_uid
+from winnow.contracts.identity import UID_TYPE, row_uid
 from winnow.contracts.media import MEDIA_REF
 from winnow.contracts.parameters import later, result
 from winnow.contracts.registry import register_source
 from winnow.contracts.source import Source, SourceFile
 from winnow.stages.sources import _readers
-from winnow.stages.sources._files import (
-    find_files,
-    is_local,
-    local_path,
-    near,
-    open_file,
-    printable,
+from winnow.stages.sources._files import find_files, open_file, printable
+from winnow.stages.sources._folders import (
+    Entry,
+    find_folders,
+    read_folder,
+    root_of,
+    whole_file,
+    with_extension,
 )
-from winnow.stages.sources._folders import Entry, list_folder, walk_folders
-from winnow.stages.sources._media_refs import (
-    MediaKind,
-    Ref,
-    digest_of,
-    media_extensions,
-    other_extensions,
-    ref_array,
-)
+from winnow.stages.sources._media_refs import MediaKind, Ref, media_extensions, ref_array
 
 logger = logging.getLogger(__name__)
 
 BATCH_ROWS = 1024
 MAX_CAPTION_BYTES = 16 << 20
-_CHUNK = 1 << 20
 _SIDECARS = (".txt", ".json")
 _FILE_COLUMNS = ("file", "file_name")
+_Row = tuple[Entry | None, ...]
 
 
 @register_source("folder", version=1)
@@ -84,40 +76,25 @@ class MediaFolder(Source):
     also: MediaKind | None = later(None)
 
     def __post_init__(self) -> None:
-        media_extensions("folder", self.media, self.media_extensions)
-        other_extensions("folder", self.media, self.media_extensions, self.also)
+        self._extensions()
 
     def files(self) -> list[SourceFile]:
         """Return the folders that hold media, sorted by name; the root's name is "."."""
         table = self._captions_file()
         if table is not None:
             self._check_captions(table)
-        found = []
-        try:
-            for folder, entries in walk_folders(self._root()):
-                if self._rows(entries):
-                    found.append(
-                        SourceFile(
-                            path=folder.path,
-                            name=printable(folder.relative) or ".",
-                            token=self._token(entries, table),
-                        )
-                    )
-        except (FileNotFoundError, NotADirectoryError):
-            msg = f"folder: there is no folder {self.path!r}; {near(self._root())}"
-            raise SetupError(msg) from None
-        except OSError as error:
-            msg = f"folder: a folder below {self.path!r} cannot be listed: {error}"
-            raise SetupError(msg) from error
-        if not found:
-            msg = f"folder: no {self.media} file below {self.path!r}; {near(self._root())}"
-            raise SetupError(msg)
-        return sorted(found, key=lambda file: file.name)
+        return find_folders(
+            "folder",
+            self.path,
+            self.media,
+            [extension for kinds in self._extensions().values() for extension in kinds],
+            beside=lambda name: name.endswith(_SIDECARS),
+            more=table.token if table else "",
+        )
 
     def schema(self) -> pa.Schema:
         """Return the columns; they depend on ``media`` and ``also`` only."""
-        media = [self.media, *([self.also] if self.also else [])]
-        refs = [(f"{medium}_ref", MEDIA_REF) for medium in media]
+        refs = [(f"{medium}_ref", MEDIA_REF) for medium in self._extensions()]
         return pa.schema([("path", pa.string()), ("text", pa.string()), *refs])
 
     def read(self, file: SourceFile) -> Iterator[pa.RecordBatch]:
@@ -125,81 +102,38 @@ class MediaFolder(Source):
         schema = pa.schema([("uid", UID_TYPE), *self.schema()])
         table = self._captions_file()
         captions = None if table is None else _captions(table.path, table.token)
-        try:
-            entries, _ = list_folder(file.path)
-        except OSError as error:
-            msg = f"{printable(file.path)}: the folder cannot be listed: {error}"
-            raise ShardError(msg, retryable=not isinstance(error, FileNotFoundError)) from error
+        before, entries = read_folder(self.path, file.path)
         sidecars = {entry.name: entry for entry in entries}
-        inner = file.path[len(self._root().rstrip("/")) :].strip("/")
         rows = self._rows(entries)
         for start in range(0, len(rows), BATCH_ROWS):
             part = rows[start : start + BATCH_ROWS]
-            names = [next(entry.name for entry in row if entry) for row in part]
-            paths = [f"{inner}/{name}" if inner else name for name in names]
+            paths = [before + _name(row) for row in part]
             if captions is not None:
                 texts = [captions.get(printable(path)) for path in paths]
             else:
-                texts = [_sidecar_text(name, sidecars) for name in names]
-            refs = [[_ref(entry) if entry else None for entry in row] for row in part]
-            uids = [
-                row_uid(path, *(ref[3] if ref else None for ref in found))
-                for path, found in zip(paths, refs, strict=True)
-            ]
-            yield pa.RecordBatch.from_arrays(
-                [
-                    pa.array(uids, UID_TYPE),
-                    pa.array([printable(path) for path in paths], pa.string()),
-                    pa.array(texts, pa.string()),
-                    *(ref_array(column) for column in zip(*refs, strict=True)),
-                ],
-                schema=schema,
-            )
-            wanted = [(e, r) for row, f in zip(part, refs, strict=True)
-                      for e, r in zip(row, f, strict=True)]  # fmt: skip
-            if missing := sum(ref is None for entry, ref in wanted if entry):
+                texts = [_sidecar_text(_name(row), sidecars) for row in part]
+            refs = [[whole_file(entry) if entry else None for entry in row] for row in part]
+            yield _batch(paths, texts, refs, schema)
+            wanted = sum(entry is not None for row in part for entry in row)
+            if missing := wanted - sum(ref is not None for found in refs for ref in found):
                 logger.warning("%s: %d files cannot be read", file.name, missing)
 
-    def _root(self) -> str:
-        return local_path(self.path) if is_local(self.path) else self.path.rstrip("/")
+    def _extensions(self) -> dict[MediaKind, tuple[str, ...]]:
+        """Return the extensions of each medium of the rows."""
+        return media_extensions("folder", self.media, self.media_extensions, self.also)
 
-    def _rows(self, entries: Sequence[Entry]) -> list[tuple[Entry | None, ...]]:
+    def _rows(self, entries: Sequence[Entry]) -> list[_Row]:
         """Return the files of each row, one per medium, in order of name."""
-        media = self._media_entries(entries)
-        if self.also is None:
+        media, *others = (with_extension(entries, kinds) for kinds in self._extensions().values())
+        if not others:
             return [(entry,) for entry in media]
-        others: dict[str, Entry] = {}
-        lonely: dict[str, Entry] = {}
-        stems = {_stem(entry.name) for entry in media}
-        for entry in self._other_entries(entries):
-            if _stem(entry.name) in stems:
-                others.setdefault(_stem(entry.name), entry)
-            else:
-                lonely[entry.name] = entry
-        rows: list[tuple[Entry | None, ...]] = [(e, others.get(_stem(e.name))) for e in media]
-        rows += [(None, entry) for entry in lonely.values()]
-        return sorted(rows, key=lambda row: next(entry.name for entry in row if entry))
-
-    def _other_entries(self, entries: Sequence[Entry]) -> list[Entry]:
-        given = self.media_extensions
-        extensions = other_extensions("folder", self.media, given, self.also)
-        suffixes = tuple(f".{extension}" for extension in extensions)
-        return [entry for entry in entries if suffixes and entry.name.lower().endswith(suffixes)]
-
-    def _media_entries(self, entries: Sequence[Entry]) -> list[Entry]:
-        extensions = media_extensions("folder", self.media, self.media_extensions)
-        suffixes = tuple(f".{extension}" for extension in extensions)
-        return [entry for entry in entries if entry.name.lower().endswith(suffixes)]
-
-    def _token(self, entries: Sequence[Entry], table: SourceFile | None) -> str:
-        """Digest names, sizes and times of all that the rows of a folder depend on."""
-        digest = hashlib.blake2b(digest_size=UID_BYTES)
-        used = {*self._media_entries(entries), *self._other_entries(entries)}
-        used |= {entry for entry in entries if entry.name.endswith(_SIDECARS)}
-        for entry in sorted(used, key=lambda entry: entry.name):
-            digest.update(f"{entry.name}\0{entry.token}\0".encode("utf-8", "surrogatepass"))
-        digest.update((table.token if table else "").encode())
-        return digest.hexdigest()
+        partners: dict[str, Entry] = {}
+        for entry in others[0]:
+            partners.setdefault(entry.stem, entry)
+        stems = {entry.stem for entry in media}
+        rows: list[_Row] = [(entry, partners.get(entry.stem)) for entry in media]
+        rows += [(None, entry) for entry in others[0] if entry.stem not in stems]
+        return sorted(rows, key=_name)
 
     def _captions_file(self) -> SourceFile | None:
         if self.captions is None:
@@ -219,7 +153,7 @@ class MediaFolder(Source):
             msg = f"folder: captions: {error}"
             raise SetupError(msg) from error
         names = [] if batch is None else [name for name, _ in batch]
-        root = self._root()
+        root = root_of(self.path)
         if names and not any(_exists(f"{root}/{name}") for name in names[:100]):
             msg = (
                 f"folder: captions={self.captions!r}: none of its first files is below "
@@ -228,26 +162,35 @@ class MediaFolder(Source):
             raise SetupError(msg)
 
 
-def _ref(entry: Entry) -> Ref | None:
-    """Return the reference to a whole file; None where it cannot be read or named."""
-    if not entry.token or printable(entry.path) != entry.path:
-        return None
-    try:
-        with open_file(entry.path) as stream:
-            length, digest = digest_of(iter(functools.partial(stream.read, _CHUNK), b""))
-    except OSError:
-        return None
-    return entry.path, 0, length, digest
+def _name(row: _Row) -> str:
+    """Return the name of the first file of a row."""
+    return next(entry.name for entry in row if entry)
 
 
-def _stem(name: str) -> str:
-    return name.rpartition(".")[0]
+def _batch(
+    paths: Sequence[str],
+    texts: Sequence[str | None],
+    refs: Sequence[Sequence[Ref | None]],
+    schema: pa.Schema,
+) -> pa.RecordBatch:
+    uids = [
+        row_uid(path, *(ref and ref.digest for ref in found))
+        for path, found in zip(paths, refs, strict=True)
+    ]
+    return pa.RecordBatch.from_arrays(
+        [
+            pa.array(uids, UID_TYPE),
+            pa.array([printable(path) for path in paths], pa.string()),
+            pa.array(texts, pa.string()),
+            *(ref_array(column) for column in zip(*refs, strict=True)),
+        ],
+        schema=schema,
+    )
 
 
 def _sidecar_text(name: str, sidecars: Mapping[str, Entry]) -> str | None:
-    stem = _stem(name)
     for extension in _SIDECARS:
-        entry = sidecars.get(stem + extension)
+        entry = sidecars.get(name.rpartition(".")[0] + extension)
         if entry is not None and entry.token:
             text = _sidecar(entry.path)
             return text if extension == ".txt" else _json_caption(text)

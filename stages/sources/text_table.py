@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import pyarrow as pa
-
 from winnow.contracts.errors import RecipeError
-from winnow.contracts.identity import UID_TYPE, uid_array
 from winnow.contracts.parameters import result
 from winnow.contracts.registry import register_source
-from winnow.contracts.source import Source, SourceFile
-from winnow.stages.sources import _readers
-from winnow.stages.sources._readers import TableFormat, TableOptions
-from winnow.stages.sources._table_columns import Chooser, Layout, check_reading, find_tables
-from winnow.stages.sources._text_rows import TextOptions
-
-logger = logging.getLogger(__name__)
+from winnow.stages.sources._readers import TableFormat
+from winnow.stages.sources._table_columns import Layout
+from winnow.stages.sources._table_source import TableSource
 
 
 @register_source("text_table", version=1)
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TextTable(Source):
+class TextTable(TableSource):
     """Rows of a table, one per document; every other column is kept, whatever its type.
 
     Reads:  path: a file, folder, glob (``**`` too), brace range or list of these, local or any
@@ -83,63 +75,8 @@ class TextTable(Source):
                 "columns; leave id out where there is none"
             )
             raise RecipeError(msg)
-        check_reading(
-            "text_table",
-            form=self.format,
-            delimiter=self.delimiter,
-            types=self.types or {},
-            column_names=self.column_names or (),
-            encoding=self.encoding,
-        )
+        self._check_reading()
 
-    def files(self) -> list[SourceFile]:
-        """Return the tables, sorted by name."""
-        return find_tables("text_table", self.path, self.format)
-
-    def schema(self) -> pa.Schema:
-        """Return text, id and the kept columns, from the first file that has any column."""
-        return self._columns().row_schema()
-
-    def read(self, file: SourceFile) -> Iterator[pa.RecordBatch]:
-        """Yield the rows of one table."""
-        layout = self._columns()
-        schema = pa.schema([("uid", UID_TYPE), *layout.row_schema()])
-        nulls = 0
-        for batch in _readers.batches(file.path, self._options(), layout.wanted, layout.known):
-            columns = layout.columns(batch)
-            nulls += columns[0].null_count
-            uid = uid_array([column.to_pylist() for column in columns[: len(layout.main)]])
-            yield pa.RecordBatch.from_arrays([uid, *columns], schema=schema)
-        if nulls:
-            logger.warning("%s: %d rows have no text", file.name, nulls)
-
-    def _options(self) -> TableOptions:
-        return TableOptions(
-            format=self.format,
-            bad_rows=self.bad_rows,
-            text=TextOptions(
-                column_names=self.column_names,
-                delimiter=self.delimiter,
-                quoted=self.quoted,
-                encoding=self.encoding,
-                line_column=self.text_column,
-            ),
-        )
-
-    def _columns(self) -> Layout:
-        """Find the layout once; it travels with the pickled source."""
-        if self._layout is None:
-            main: dict[str, tuple[str, str | None]] = {"text": ("text_column", self.text_column)}
-            if self.id is not None:
-                main["id"] = ("id", self.id)
-            chooser = Chooser(
-                source="text_table",
-                main=main,
-                keep=self.keep,
-                rename=self.rename or {},
-                types=self.types or {},
-            )
-            found = chooser.layout(self.files(), self._options())
-            object.__setattr__(self, "_layout", found)
-            return found
-        return self._layout
+    def _main(self) -> dict[str, tuple[str, str | None]]:
+        main: dict[str, tuple[str, str | None]] = {"text": ("text_column", self.text_column)}
+        return main if self.id is None else main | {"id": ("id", self.id)}

@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import pyarrow as pa
-
 from winnow.contracts.errors import RecipeError
-from winnow.contracts.identity import UID_TYPE, uid_array
 from winnow.contracts.parameters import result
 from winnow.contracts.registry import register_source
-from winnow.contracts.source import Source, SourceFile
-from winnow.stages.sources import _readers
-from winnow.stages.sources._readers import TableFormat, TableOptions
-from winnow.stages.sources._table_columns import Chooser, Layout, check_reading, find_tables
-from winnow.stages.sources._text_rows import TextOptions
-
-logger = logging.getLogger(__name__)
+from winnow.stages.sources._readers import TableFormat
+from winnow.stages.sources._table_columns import Layout
+from winnow.stages.sources._table_source import TableSource
 
 
 @register_source("url_table", version=1)
 @dataclass(frozen=True, kw_only=True, slots=True)
-class UrlTable(Source):
+class UrlTable(TableSource):
     """Rows of a table, one per URL; every other column is kept, whatever its type.
 
     Reads:  path: a file, folder, glob (``**`` too), brace range or list of these, local or any
@@ -81,64 +73,10 @@ class UrlTable(Source):
                 "text_column: null where there is no text"
             )
             raise RecipeError(msg)
-        check_reading(
-            "url_table",
-            form=self.format,
-            delimiter=self.delimiter,
-            types=self.types or {},
-            column_names=self.column_names or (),
-            encoding=self.encoding,
-        )
+        self._check_reading()
 
-    def files(self) -> list[SourceFile]:
-        """Return the tables, sorted by name."""
-        return find_tables("url_table", self.path, self.format)
-
-    def schema(self) -> pa.Schema:
-        """Return url, text and the kept columns, from the first file that has any column."""
-        return self._columns().row_schema()
-
-    def read(self, file: SourceFile) -> Iterator[pa.RecordBatch]:
-        """Yield the rows of one table."""
-        layout = self._columns()
-        schema = pa.schema([("uid", UID_TYPE), *layout.row_schema()])
-        nulls = 0
-        for batch in _readers.batches(file.path, self._options(), layout.wanted, layout.known):
-            url, text, *kept = layout.columns(batch)
-            nulls += url.null_count
-            uid = uid_array([url.to_pylist(), text.to_pylist()])
-            yield pa.RecordBatch.from_arrays([uid, url, text, *kept], schema=schema)
-        if nulls:
-            logger.warning("%s: %d rows have no url", file.name, nulls)
-
-    def _options(self) -> TableOptions:
-        return TableOptions(
-            format=self.format,
-            bad_rows=self.bad_rows,
-            text=TextOptions(
-                column_names=self.column_names,
-                delimiter=self.delimiter,
-                quoted=self.quoted,
-                encoding=self.encoding,
-                line_column=self.url_column,
-            ),
-        )
-
-    def _columns(self) -> Layout:
-        """Find the layout once; it travels with the pickled source."""
-        if self._layout is None:
-            main = {
-                "url": ("url_column", self.url_column),
-                "text": ("text_column", self.text_column),
-            }
-            chooser = Chooser(
-                source="url_table",
-                main=main,
-                keep=self.keep,
-                rename=self.rename or {},
-                types=self.types or {},
-            )
-            found = chooser.layout(self.files(), self._options())
-            object.__setattr__(self, "_layout", found)
-            return found
-        return self._layout
+    def _main(self) -> dict[str, tuple[str, str | None]]:
+        return {
+            "url": ("url_column", self.url_column),
+            "text": ("text_column", self.text_column),
+        }

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import logging
 import math
 from collections.abc import Iterator, Sequence
@@ -12,17 +10,23 @@ from itertools import islice
 
 import pyarrow as pa
 
-from winnow.contracts.errors import RecipeError, SetupError, ShardError
-from winnow.contracts.identity import UID_BYTES, UID_TYPE, row_uid
+from winnow.contracts.errors import RecipeError
+from winnow.contracts.identity import UID_TYPE, row_uid
 from winnow.contracts.media import MEDIA_REF
 from winnow.contracts.parameters import result
 from winnow.contracts.registry import register_source
 from winnow.contracts.source import Source, SourceFile
 from winnow.stages import _subtitles, _video
 from winnow.stages._subtitles import Cue
-from winnow.stages.sources._files import is_local, local_path, near, open_file, printable
-from winnow.stages.sources._folders import Entry, list_folder, walk_folders
-from winnow.stages.sources._media_refs import Ref, digest_of, ref_array
+from winnow.stages.sources._files import open_file, printable
+from winnow.stages.sources._folders import (
+    Entry,
+    find_folders,
+    read_folder,
+    whole_file,
+    with_extension,
+)
+from winnow.stages.sources._media_refs import Ref, ref_array
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +40,8 @@ SCHEMA = pa.schema(
         pa.field("video_ref", MEDIA_REF),
     ]
 )
-_CHUNK = 1 << 20
 _BATCH_ROWS = 1024
+_SUBTITLES = tuple(f".{extension}" for extension in _subtitles.FORMATS)
 _Segment = tuple[int | None, float | None, float | None, str | None]
 
 
@@ -86,24 +90,13 @@ class VideoFolder(Source):
 
     def files(self) -> list[SourceFile]:
         """Return the folders that hold videos, sorted by name; the root's name is "."."""
-        found = []
-        try:
-            for folder, entries in walk_folders(self._root()):
-                if self._videos(entries):
-                    name = printable(folder.relative) or "."
-                    found.append(
-                        SourceFile(path=folder.path, name=name, token=self._token(entries))
-                    )
-        except (FileNotFoundError, NotADirectoryError):
-            msg = f"video: there is no folder {self.path!r}; {near(self._root())}"
-            raise SetupError(msg) from None
-        except OSError as error:
-            msg = f"video: a folder below {self.path!r} cannot be listed: {error}"
-            raise SetupError(msg) from error
-        if not found:
-            msg = f"video: no video file below {self.path!r}; {near(self._root())}"
-            raise SetupError(msg)
-        return sorted(found, key=lambda file: file.name)
+        return find_folders(
+            "video",
+            self.path,
+            "video",
+            self.extensions,
+            beside=lambda name: name.lower().endswith(_SUBTITLES),
+        )
 
     def schema(self) -> pa.Schema:
         """Return the columns."""
@@ -111,18 +104,12 @@ class VideoFolder(Source):
 
     def read(self, file: SourceFile) -> Iterator[pa.RecordBatch]:
         """Yield the segments of the videos of one folder, by name."""
-        try:
-            entries, _ = list_folder(file.path)
-        except OSError as error:
-            msg = f"{printable(file.path)}: the folder cannot be listed: {error}"
-            raise ShardError(msg, retryable=not isinstance(error, FileNotFoundError)) from error
-        inner = file.path[len(self._root().rstrip("/")) :].strip("/")
-        for entry in self._videos(entries):
-            path = printable(f"{inner}/{entry.name}" if inner else entry.name)
-            yield from self._rows(entry, path, _sidecar(entry.name, entries))
+        before, entries = read_folder(self.path, file.path)
+        for entry in with_extension(entries, self.extensions):
+            yield from self._rows(entry, printable(before + entry.name), _sidecar(entry, entries))
 
     def _rows(self, entry: Entry, path: str, sidecar: Entry | None) -> Iterator[pa.RecordBatch]:
-        ref = _reference(entry)
+        ref = whole_file(entry)
         length_s, cues = (0.0, []) if ref is None else _look(path, ref, sidecar)
         # A length of 3.0000001 s is three segments, not four.
         count = math.ceil(length_s / self.segment_s - 1e-6)
@@ -138,13 +125,8 @@ class VideoFolder(Source):
         while some := list(islice(segments, _BATCH_ROWS)):
             yield self._batch(path, ref, some)
 
-    def _batch(
-        self,
-        path: str,
-        ref: Ref | None,
-        segments: Sequence[_Segment],
-    ) -> pa.RecordBatch:
-        digest = None if ref is None else ref[3]
+    def _batch(self, path: str, ref: Ref | None, segments: Sequence[_Segment]) -> pa.RecordBatch:
+        digest = None if ref is None else ref.digest
         numbers, starts, ends, texts = zip(*segments, strict=True)
         uids = [row_uid(path, digest, f"{n}", f"{self.segment_s!r}") for n in numbers]
         return pa.RecordBatch.from_arrays(
@@ -160,38 +142,10 @@ class VideoFolder(Source):
             schema=pa.schema([("uid", UID_TYPE), *SCHEMA]),
         )
 
-    def _root(self) -> str:
-        return local_path(self.path) if is_local(self.path) else self.path.rstrip("/")
-
-    def _videos(self, entries: Sequence[Entry]) -> list[Entry]:
-        suffixes = tuple(f".{extension}" for extension in self.extensions)
-        return [entry for entry in entries if entry.name.lower().endswith(suffixes)]
-
-    def _token(self, entries: Sequence[Entry]) -> str:
-        """Digest names, sizes and times of all that the rows of a folder depend on."""
-        kinds = tuple(f".{extension}" for extension in (*self.extensions, *_subtitles.FORMATS))
-        digest = hashlib.blake2b(digest_size=UID_BYTES)
-        for entry in entries:
-            if entry.name.lower().endswith(kinds):
-                digest.update(f"{entry.name}\0{entry.token}\0".encode("utf-8", "surrogatepass"))
-        return digest.hexdigest()
-
-
-def _reference(entry: Entry) -> Ref | None:
-    """Return the reference to a whole file; None where it cannot be read or named."""
-    if not entry.token or printable(entry.path) != entry.path:
-        return None
-    try:
-        with open_file(entry.path) as stream:
-            length, digest = digest_of(iter(functools.partial(stream.read, _CHUNK), b""))
-    except OSError:
-        return None
-    return entry.path, 0, length, digest
-
 
 def _look(path: str, ref: Ref, sidecar: Entry | None) -> tuple[float, list[Cue]]:
     """Return the length of a video in seconds, 0 where it is none, and its subtitles."""
-    video = _video.VideoRef(path=ref[0], offset=ref[1], length=ref[2], digest=ref[3])
+    video = _video.VideoRef(**ref._asdict())
     try:
         with _video.opened(video) as container:
             start = _video.start_s(container)
@@ -210,20 +164,13 @@ def _shifted(cues: Sequence[Cue], by_s: float) -> list[Cue]:
     return [Cue(start_s=c.start_s + by_s, end_s=c.end_s + by_s, text=c.text) for c in cues]
 
 
-def _sidecar(name: str, entries: Sequence[Entry]) -> Entry | None:
+def _sidecar(video: Entry, entries: Sequence[Entry]) -> Entry | None:
     """Return the subtitle file of a video: of the same stem, else with a language behind it."""
-    stem = name.rpartition(".")[0]
-    exact, in_language = [], []
-    for entry in entries:
-        before, _, extension = entry.name.rpartition(".")
-        if extension.lower() not in _subtitles.FORMATS or not entry.token:
-            continue
-        if before == stem:
-            exact.append(entry)
-        elif before.rpartition(".")[0] == stem:
-            in_language.append(entry)
     kinds = list(_subtitles.FORMATS)
-    exact.sort(key=lambda entry: kinds.index(entry.name.rpartition(".")[2].lower()))
+    texts = [entry for entry in with_extension(entries, kinds) if entry.token]
+    exact = [entry for entry in texts if entry.stem == video.stem]
+    exact.sort(key=lambda entry: kinds.index(entry.extension))
+    in_language = [e for e in texts if e.stem.rpartition(".")[0] == video.stem]
     return next(iter([*exact, *in_language]), None)
 
 
@@ -235,4 +182,4 @@ def _read_sidecar(entry: Entry) -> list[Cue]:
         return []
     if len(data) > _subtitles.MAX_BYTES:
         return []
-    return _subtitles.sidecar_cues(data, entry.name.rpartition(".")[2].lower())
+    return _subtitles.sidecar_cues(data, entry.extension)

@@ -22,7 +22,6 @@ from winnow.stages.sources._media_refs import (
     check_extension,
     digest_of,
     media_extensions,
-    other_extensions,
     ref_array,
 )
 from winnow.stages.sources._tar import Member, TarWalk
@@ -133,8 +132,7 @@ class WebDataset(Source):
     also: MediaKind | None = later(None)
 
     def __post_init__(self) -> None:
-        media_extensions("webdataset", self.media, self.media_extensions)
-        other_extensions("webdataset", self.media, self.media_extensions, self.also)
+        self._extensions()
         for extension in self.text_extensions:
             check_extension("webdataset", "text_extensions", extension)
         check_extension("webdataset", "metadata_extension", self.metadata_extension)
@@ -158,8 +156,7 @@ class WebDataset(Source):
                 ("source_key", pa.string()),
                 ("text", pa.string()),
                 ("metadata", pa.string()),
-                (f"{self.media}_ref", MEDIA_REF),
-                *([(f"{self.also}_ref", MEDIA_REF)] if self.also else []),
+                *((f"{medium}_ref", MEDIA_REF) for medium in self._extensions()),
                 ("members", pa.list_(MEMBER)),
                 ("num_omitted_members", pa.int32()),
             ]
@@ -183,14 +180,15 @@ class WebDataset(Source):
         if samples:
             yield _batch(samples, schema)
 
+    def _extensions(self) -> dict[MediaKind, tuple[str, ...]]:
+        """Return the extensions of each medium of the rows."""
+        return media_extensions("webdataset", self.media, self.media_extensions, self.also)
+
     def _samples(self, walk: TarWalk, file: SourceFile) -> Iterator[Sample]:
-        extensions = [media_extensions("webdataset", self.media, self.media_extensions)]
-        if self.also:
-            given = self.media_extensions
-            extensions.append(other_extensions("webdataset", self.media, given, self.also))
+        extensions = self._extensions()
         ranks = {
             extension: (place, rank)
-            for place, names in enumerate(extensions)
+            for place, names in enumerate(extensions.values())
             for rank, extension in enumerate(names)
         }
         sample: Sample | None = None
@@ -245,7 +243,7 @@ class WebDataset(Source):
                 return
         sniff = _Sniff(pieces)
         length, digest = digest_of(sniff)
-        ref = (file.path, member.offset, length, digest)
+        ref = Ref(file.path, member.offset, length, digest)
         if lower in ranks:
             place, rank = ranks[lower]
             sample.offer_media(sample.media[place], rank, printable(extension), ref)
@@ -283,14 +281,14 @@ def _decode(data: bytes) -> str | None:
 
 def _batch(samples: Sequence[Sample], schema: pa.Schema) -> pa.RecordBatch:
     refs = list(zip(*([slot.ref for slot in s.media] for s in samples), strict=True))
-    uids = [row_uid(s.key, *(m.ref[3] if m.ref else None for m in s.media)) for s in samples]
+    uids = [row_uid(s.key, *(m.ref and m.ref.digest for m in s.media)) for s in samples]
     offsets = [0]
     for sample in samples:
         offsets.append(offsets[-1] + len(sample.members))
     members = [
         (extension, *ref)
         for sample in samples
-        for extension, ref in sorted(sample.members, key=lambda member: member[1][1])
+        for extension, ref in sorted(sample.members, key=lambda member: member[1].offset)
     ]
     fields = list(zip(*members, strict=True)) or [()] * len(MEMBER)
     values = pa.StructArray.from_arrays(

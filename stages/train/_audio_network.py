@@ -29,14 +29,13 @@ from winnow.stages.train._audio_config import AudioTrainConfig
 from winnow.stages.train._audio_samples import AudioSamples, Indices
 from winnow.stages.train._augment import augment
 from winnow.stages.train._config import TrainConfig
+from winnow.stages.train._embed import image_view, text_view
 from winnow.stages.train._memory_source import WORK_SCALE
 from winnow.stages.train._network import NetworkPlan, Setup, network_plan
+from winnow.stages.train._steps import step_seed
 
 if TYPE_CHECKING:
     from winnow.models.checkpoint import ModelFiles
-
-_BATCH = 64
-_STEP_SEED = 1_000_003
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -177,13 +176,13 @@ class Towers:
         clips = [self.samples.clip(place) for place in places.tolist()]
         mel_BMT, frames_B = stacked(clips, tower.config)
         if self.config.mask_share:
-            chance = torch.Generator().manual_seed(self.config.seed * _STEP_SEED + step)
+            chance = torch.Generator().manual_seed(step_seed(self.config.seed, step))
             mean = float(tower.mean)
             mask_spectrograms(mel_BMT, frames_B, self.config.mask_share, mean, chance)
         return tower.forward_short(mel_BMT.to(self.model.device), frames_B.to(self.model.device))
 
     def _images(self, places: Indices, step: int) -> torch.Tensor:
-        chance = torch.Generator().manual_seed(self.config.seed * _STEP_SEED + step)
+        chance = torch.Generator().manual_seed(step_seed(self.config.seed, step))
         crops = augment(
             torch.from_numpy(np.asarray(self.samples.pixels[places])).to(self.model.device),
             self.model.preprocess.height,
@@ -196,25 +195,13 @@ class Towers:
         return features
 
     def _all_images(self) -> torch.Tensor:
-        """Always in batches of one shape: the last bits of a vector depend on it."""
-        pixels, found = self.samples.pixels, []
-        for start in range(0, len(pixels), _BATCH):
-            part = np.zeros((_BATCH, *pixels.shape[1:]), np.uint8)
-            chosen = pixels[start : start + _BATCH]
-            part[: len(chosen)] = chosen
-            found.append(self.model.embed_images(torch.from_numpy(part))[: len(chosen)].cpu())
-        return torch.cat(found).clone()
+        return image_view(self.model).all(self.samples.pixels)
 
     def _all_texts(self) -> torch.Tensor:
         different = sorted(set(self.samples.texts))
         number = {text: place for place, text in enumerate(different)}
-        found = []
-        for start in range(0, len(different), _BATCH):
-            part = different[start : start + _BATCH]
-            padded = [*part, *[""] * (_BATCH - len(part))]
-            found.append(self.model.embed_texts(padded)[: len(part)].cpu())
         rows = torch.tensor([number[text] for text in self.samples.texts])
-        return torch.cat(found).clone()[rows]
+        return text_view(self.model).all(different)[rows]
 
 
 def mask_spectrograms(

@@ -6,34 +6,37 @@ Any member may be missing: a sample is used by the pairs of modalities that it h
 from __future__ import annotations
 
 import hashlib
-import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from winnow.contracts.errors import SetupError
-from winnow.contracts.media import MediaCaps
-from winnow.stages._audio import decode_audio, to_mono
-from winnow.stages._media import decode_image
+from winnow.contracts.identity import content_digest
 from winnow.stages.sources._files import printable
 from winnow.stages.train._audio_config import PAIRS
+from winnow.stages.train._members import (
+    AUDIO_MEMBERS,
+    IMAGE_MEMBERS,
+    Pixels,
+    audio_member,
+    decoded_frames,
+    decoded_picture,
+    image_member,
+    text_member,
+)
+from winnow.stages.train._scratch import mapped, scratch_file
 from winnow.stages.train._shard_reader import KEY, Sample
-from winnow.stages.train.shards import IMAGE_MEMBERS, Pixels, image_member, read_samples
+from winnow.stages.train.shards import decoded_samples
 
 if TYPE_CHECKING:
     from winnow.models.audio_tower import AudioTowerConfig, Frames
 
-AUDIO_MEMBERS = ("wav", "flac", "mp3", "ogg", "opus", "m4a")
-_CHUNK = 64
-_SPARE_BYTES = 1 << 30
+T = TypeVar("T")
 _NONE = -1
 
 Indices = npt.NDArray[np.int64]
@@ -102,34 +105,25 @@ class Decoded:
     unreadable: list[str] = field(default_factory=list)
 
 
-def audio_member(sample: Sample) -> bytes:
-    """Return the encoded recording of a sample, b"" where it has none."""
-    return next((sample[name] for name in AUDIO_MEMBERS if name in sample), b"")
-
-
 def decoded(sample: Sample, reading: AudioReading) -> Decoded:
     """Decode what a reading asks for; a bad member never raises."""
     found = Decoded()
     if "text" in reading.modalities:
-        text = sample.get(reading.captions, b"").decode("utf-8", "replace").strip()
-        found.text = text or None
-    data = image_member(sample) if "image" in reading.modalities else b""
-    if data:
-        picture = decode_image(data, MediaCaps())
-        if isinstance(picture, str):
-            found.unreadable.append(f"image {picture}")
-        else:
-            found.image = reading.resize(picture.pixels)
-    data = audio_member(sample) if "audio" in reading.modalities else b""
-    if data:
-        sound = decode_audio(data, MediaCaps())
-        if isinstance(sound, str):
-            found.unreadable.append(f"audio {sound}")
-        else:
-            rate = reading.tower.log_mel.sample_rate
-            mono_N = to_mono(sound.samples, sound.sample_rate, rate)
-            found.audio = reading.tower.frames(mono_N)
+        found.text = text_member(sample, reading.captions) or None
+    if "image" in reading.modalities and (data := image_member(sample)):
+        picture = decoded_picture(data, reading.resize)
+        found.image = _readable("image", picture, found.unreadable)
+    if "audio" in reading.modalities and (data := audio_member(sample)):
+        frames = decoded_frames(data, reading.tower)
+        found.audio = _readable("audio", frames, found.unreadable)
     return found
+
+
+def _readable(modality: str, part: T | str, unreadable: list[str]) -> T | None:
+    if isinstance(part, str):
+        unreadable.append(f"{modality} {part}")
+        return None
+    return part
 
 
 def read_audio_samples(paths: Sequence[str], reading: AudioReading, scratch: Path) -> AudioSamples:
@@ -138,25 +132,18 @@ def read_audio_samples(paths: Sequence[str], reading: AudioReading, scratch: Pat
     Fails: SetupError for a tar that cannot be read, a full disk, or no sample with a whole pair.
     """
     scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=scratch) as mels, tempfile.TemporaryFile(dir=scratch) as images:
+    with scratch_file(scratch) as mels, scratch_file(scratch) as images:
         store = _Store(mels=mels, images=images, reading=reading)
-        for sample, parts in _decoded_samples(paths, reading, scratch):
+        stream = decoded_samples(
+            paths,
+            reading.wanted,
+            lambda sample: decoded(sample, reading),
+            num_threads=reading.num_threads,
+            scratch=scratch,
+        )
+        for sample, parts in stream:
             store.add(sample, parts)
-        mels.flush()
-        images.flush()
         return store.samples(len(paths))
-
-
-def _decoded_samples(
-    paths: Sequence[str], reading: AudioReading, scratch: Path
-) -> Iterator[tuple[Sample, Decoded]]:
-    stream = read_samples(paths, reading.wanted)
-    with ThreadPoolExecutor(reading.num_threads, "decode") as pool:
-        while chunk := list(islice(stream, _CHUNK)):
-            if shutil.disk_usage(scratch).free < _SPARE_BYTES:
-                msg = f"less than 1 GB is left at {scratch}; train on a larger disk"
-                raise SetupError(msg)
-            yield from zip(chunk, pool.map(lambda s: decoded(s, reading), chunk), strict=True)
 
 
 class _Store:
@@ -184,7 +171,7 @@ class _Store:
             self.skipped[f"no {' and no '.join(lacks)}"] += 1
             return
         for part in (sample[KEY].encode("utf-8", "surrogateescape"), *self._members(sample)):
-            self.digest.update(hashlib.blake2b(part, digest_size=16).digest())
+            self.digest.update(content_digest(part))
         self.keys.append(printable(sample[KEY]))
         numbers = {"image": self.num_images, "text": len(self.texts), "audio": len(self.starts) - 1}
         for name, number in numbers.items():
@@ -211,18 +198,12 @@ class _Store:
         return AudioSamples(
             keys=self.keys,
             place={name: np.array(places, np.int64) for name, places in self.place.items()},
-            clips=_mapped(self.mels, np.float16, (self.starts[-1],)),
+            clips=mapped(self.mels, np.float16, (self.starts[-1],)),
             starts=np.array(self.starts, np.int64),
             num_bins=self.reading.tower.log_mel.num_bins,
-            pixels=_mapped(self.images, np.uint8, (self.num_images, *self.shape)),
+            pixels=mapped(self.images, np.uint8, (self.num_images, *self.shape)),
             texts=self.texts,
             digest=self.digest.hexdigest(),
             skipped=dict(sorted(self.skipped.items())),
             unreadable=dict(sorted(self.unreadable.items())),
         )
-
-
-def _mapped(file: IO[bytes], kind: type[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
-    if not all(shape):
-        return np.empty(shape, kind)
-    return np.memmap(file, kind, "r", shape=shape)  # type: ignore[call-overload, no-any-return]

@@ -1,28 +1,81 @@
-"""A trained model's view of an evaluation set: one vector per picture and per caption."""
+"""A trained model's view of an evaluation set: one vector per picture, caption, recording."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from winnow.contracts.media import MediaCaps
 from winnow.contracts.trial import Embeddings
-from winnow.stages._media import decode_image
-from winnow.stages.train.shards import IMAGE_MEMBERS, image_member, json_values, read_samples
+from winnow.stages.train._fixed_batches import fixed_batches
+from winnow.stages.train._members import (
+    IMAGE_MEMBERS,
+    decoded_picture,
+    image_member,
+    text_member,
+)
+from winnow.stages.train._shard_reader import KEY, Sample
+from winnow.stages.train.shards import decoded_samples, json_values
 
 if TYPE_CHECKING:
-    from winnow.models.contrastive import ContrastiveModel, Preprocess
+    import torch
+
+    from winnow.models.contrastive import ContrastiveModel
 
 Floats = npt.NDArray[np.float32]
+CAPTIONS = "txt"
 _BATCH = 64
 _MAX_TEXTS = 256
+
+
+class _TextModel(Protocol):
+    def embed_texts(self, texts: Sequence[str]) -> torch.Tensor:
+        """Return unit vectors, float32 (B, D)."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class View:
+    """How a modality is embedded: a list of B parts -> unit vectors (B, D).
+
+    nothing: what stands for a part that is missing.
+    """
+
+    embed: Callable[[list[Any]], torch.Tensor]
+    nothing: Any
+
+    def all(self, parts: Any) -> torch.Tensor:
+        """Return the vectors of any number of parts, on the CPU."""
+        return fixed_batches(self.embed, parts, nothing=self.nothing, size=_BATCH)
+
+    def known(self, parts: Sequence[Any]) -> Floats:
+        """Return the same with NaN for each part that is None."""
+        filled = [self.nothing if part is None else part for part in parts]
+        vectors: Floats = self.all(filled).numpy()
+        vectors[[part is None for part in parts]] = np.nan
+        return vectors
+
+
+def image_view(model: ContrastiveModel) -> View:
+    """Of pictures that are as large as the model takes them, uint8 (H, W, 3)."""
+    import torch
+
+    def embed(pictures: list[Any]) -> torch.Tensor:
+        return model.embed_images(torch.from_numpy(np.stack(pictures)))
+
+    shape = (model.preprocess.height, model.preprocess.width, 3)
+    return View(embed=embed, nothing=np.zeros(shape, np.uint8))
+
+
+def text_view(model: _TextModel) -> View:
+    """Of texts."""
+    return View(embed=model.embed_texts, nothing="")
 
 
 def embed_shards(
@@ -30,7 +83,6 @@ def embed_shards(
     shards: Sequence[str],
     *,
     columns: Sequence[str] = (),
-    captions: str = "txt",
     num_threads: int = 2,
 ) -> Embeddings:
     """Embed all pictures and captions with the inference transform, in the order of the shards.
@@ -39,35 +91,72 @@ def embed_shards(
 
     Fails: SetupError for a tar that cannot be read.
     """
-    images: list[Floats] = []
-    texts: list[Floats] = []
-    keys: list[str] = []
-    written: list[str | None] = []
-    values: list[list[Any]] = []
-    wanted = {*IMAGE_MEMBERS, captions, *(["json"] if columns else [])}
-    stream = read_samples(shards, wanted.__contains__)
-    with ThreadPoolExecutor(num_threads, "decode") as pool:
-        while batch := list(islice(stream, _BATCH)):
-            pictures = list(pool.map(lambda s: _pixels(s, model.preprocess), batch))
-            found = [_text(sample.get(captions)) for sample in batch]
-            images.append(_image_vectors(model, pictures))
-            texts.append(_text_vectors(model, found))
-            keys += [str(sample["__key__"]).removeprefix("./") for sample in batch]
-            written += found
-            values += [json_values(sample, columns) for sample in batch]
+
+    def parts(sample: Sample) -> dict[str, Any]:
+        pixels = decoded_picture(image_member(sample), model.preprocess.pixels)
+        image = None if isinstance(pixels, str) else pixels
+        return {"image": image, "text": text_member(sample, CAPTIONS) or None}
+
+    vectors, rows = embedded(
+        shards,
+        {*IMAGE_MEMBERS, CAPTIONS}.__contains__,
+        parts,
+        {"image": image_view(model), "text": text_view(model)},
+        columns=columns,
+        num_threads=num_threads,
+    )
     network: Any = model.network
-    width = model.embed_texts([""]).shape[1]
-    empty = np.empty((0, width), np.float32)
     return Embeddings(
-        vectors={
-            "image": np.concatenate([*images, empty]),
-            "text": np.concatenate([*texts, empty]),
-        },
-        rows=rows_table(keys, written, columns, values),
+        vectors=vectors,
+        rows=rows,
         logit_scale=float(network.logit_scale.detach().exp()),
         logit_bias=None if network.logit_bias is None else float(network.logit_bias.detach()),
-        embed_texts=lambda asked: _embed_texts(model, asked),
+        embed_texts=lambda asked: embed_texts(model, asked, together=_MAX_TEXTS),
     )
+
+
+def embedded(
+    shards: Sequence[str],
+    wanted: Callable[[str], bool],
+    parts: Callable[[Sample], Mapping[str, Any]],
+    views: Mapping[str, View],
+    *,
+    columns: Sequence[str],
+    num_threads: int,
+) -> tuple[dict[str, Floats], pa.Table]:
+    """Return the vectors of all samples by modality, NaN for what is missing, and their rows.
+
+    wanted: whether ``parts`` needs a member with this extension. parts: a sample -> modality ->
+    what its view takes, or None; ``text`` is its caption.
+    """
+    vectors: dict[str, list[Floats]] = {name: [] for name in views}
+    keys: list[str] = []
+    captions: list[str | None] = []
+    values: list[list[Any]] = []
+    stream = decoded_samples(
+        shards,
+        lambda extension: wanted(extension) or (extension == "json" and bool(columns)),
+        parts,
+        num_threads=num_threads,
+    )
+    while batch := list(islice(stream, _BATCH)):
+        for name, view in views.items():
+            vectors[name].append(view.known([found[name] for _, found in batch]))
+        for sample, found in batch:
+            keys.append(str(sample[KEY]).removeprefix("./"))
+            captions.append(found["text"])
+            values.append(json_values(sample, columns))
+    joined = {n: np.concatenate(vectors[n] or [view.known([])]) for n, view in views.items()}
+    return joined, rows_table(keys, captions, columns, values)
+
+
+def embed_texts(model: _TextModel, texts: Sequence[str], *, together: int) -> Floats:
+    """Return the vectors of texts that an evaluation asks for, (N, D); N may be 0."""
+    parts = [
+        model.embed_texts(texts[start : start + together]).cpu().numpy()
+        for start in range(0, max(1, len(texts)), together)
+    ]
+    return np.concatenate(parts)
 
 
 def rows_table(
@@ -88,47 +177,6 @@ def rows_table(
     for index, name in enumerate(columns):
         table.setdefault(name, _column([row[index] for row in values]))
     return pa.table(table)
-
-
-def _embed_texts(model: ContrastiveModel, texts: Sequence[str]) -> Floats:
-    parts = [
-        model.embed_texts(texts[start : start + _MAX_TEXTS]).cpu().numpy()
-        for start in range(0, max(1, len(texts)), _MAX_TEXTS)
-    ]
-    return np.concatenate(parts)
-
-
-def _text(member: object) -> str | None:
-    text = member.decode("utf-8", "replace").strip() if isinstance(member, bytes) else ""
-    return text or None
-
-
-def _pixels(sample: dict[str, Any], preprocess: Preprocess) -> npt.NDArray[np.uint8] | None:
-    decoded = decode_image(image_member(sample), MediaCaps())
-    return None if isinstance(decoded, str) else preprocess.pixels(decoded.pixels)
-
-
-def _image_vectors(
-    model: ContrastiveModel, pictures: Sequence[npt.NDArray[np.uint8] | None]
-) -> Floats:
-    """Always the same batch shape, because a vector's last bits depend on it."""
-    import torch
-
-    shape = (_BATCH, model.preprocess.height, model.preprocess.width, 3)
-    pixels = np.zeros(shape, np.uint8)
-    for row, picture in enumerate(pictures):
-        if picture is not None:
-            pixels[row] = picture
-    vectors: Floats = model.embed_images(torch.from_numpy(pixels))[: len(pictures)].cpu().numpy()
-    vectors[[picture is None for picture in pictures]] = np.nan
-    return vectors
-
-
-def _text_vectors(model: ContrastiveModel, texts: Sequence[str | None]) -> Floats:
-    padded = [*(text or "" for text in texts), *[""] * (_BATCH - len(texts))]
-    vectors: Floats = model.embed_texts(padded)[: len(texts)].cpu().numpy()
-    vectors[[text is None for text in texts]] = np.nan
-    return vectors
 
 
 def _column(values: list[Any]) -> pa.Array:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,21 +13,24 @@ import pyarrow as pa
 
 from winnow.contracts.errors import SetupError
 from winnow.contracts.trial import Captioner, Floats, Generated
-from winnow.stages.train._audio_samples import AUDIO_MEMBERS, audio_member
-from winnow.stages.train._embed import rows_table
-from winnow.stages.train._projector_lessons import member_text, tower_pixels
-from winnow.stages.train._projector_pictures import PictureWriter, Pixels, features_bytes
-from winnow.stages.train._projector_sound import NONE, Senses, SoundWriter, heard_frames
-from winnow.stages.train._shard_reader import KEY, Sample, shard_sizes
-from winnow.stages.train.shards import IMAGE_MEMBERS, image_member, json_values, read_samples
+from winnow.stages.train._embed import CAPTIONS, rows_table
+from winnow.stages.train._members import (
+    AUDIO_MEMBERS,
+    IMAGE_MEMBERS,
+    Pixels,
+    audio_member,
+    decoded_picture,
+    image_member,
+    text_member,
+)
+from winnow.stages.train._projector_senses import senses_writer
+from winnow.stages.train._projector_sound import Senses, heard_frames
+from winnow.stages.train._shard_reader import KEY, Sample
+from winnow.stages.train.shards import decoded_samples, json_values
 
 if TYPE_CHECKING:
     from winnow.models.audio_tower import Frames
     from winnow.models.projector import Projector
-    from winnow.models.vision_tower import VisionTower
-
-_CHUNK = 64
-CAPTIONS = "txt"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,78 +90,45 @@ def _missing(seen: _Seen) -> dict[str, float]:
 def _see(
     projector: Projector, shards: Sequence[str], columns: Sequence[str], viewing: Viewing
 ) -> _Seen:
-    store = _store(projector, shards, viewing)
+    writer = senses_writer(
+        projector,
+        shards,
+        _writable(viewing.scratch),
+        cache_bytes=viewing.cache_bytes,
+        num_threads=viewing.num_threads,
+    )
+    ears = writer.ears
     keys: list[str] = []
     captions: list[str | None] = []
     values: list[list[Any]] = []
     num_without = 0
-    heard = () if store.sounds is None else AUDIO_MEMBERS
+    heard = () if ears is None else AUDIO_MEMBERS
     wanted = {*IMAGE_MEMBERS, *heard, CAPTIONS, *(["json"] if columns else [])}
-    stream = read_samples(shards, wanted.__contains__)
-    with ThreadPoolExecutor(viewing.num_threads, "decode") as pool:
-        while chunk := list(islice(stream, _CHUNK)):
-            for sample, found in zip(chunk, pool.map(store.perceived, chunk), strict=True):
-                if all(part is None for part in found):
-                    num_without += 1
-                    continue
-                store.add(*found)
-                keys.append(str(sample[KEY]).removeprefix("./"))
-                captions.append(member_text(sample, CAPTIONS) or None)
-                values.append(json_values(sample, columns))
-    if not keys:
-        what = "picture" if store.sounds is None else "picture or a recording"
-        msg = f"none of the {num_without} samples has a {what} that can be read"
-        raise SetupError(msg)
-    return _Seen(store.done(), rows_table(keys, captions, columns, values), num_without)
 
-
-class _Store:
-    """Collects what is seen and heard."""
-
-    def __init__(
-        self, tower: VisionTower, pictures: PictureWriter, sounds: SoundWriter | None
-    ) -> None:
-        self.tower, self.pictures, self.sounds = tower, pictures, sounds
-        self.picture_of: list[int] = []
-        self.sound_of: list[int] = []
-
-    def perceived(self, sample: Sample) -> tuple[Pixels | None, Frames | None]:
-        """Decode what a sample has; None for what it lacks or what cannot be decoded."""
-        pixels = tower_pixels(self.tower, image_member(sample))
-        seen = None if isinstance(pixels, str) else pixels
-        if self.sounds is None:
-            return seen, None
-        frames = heard_frames(self.sounds.tower, audio_member(sample))
-        return seen, None if isinstance(frames, str) else frames
-
-    def add(self, pixels: Pixels | None, frames: Frames | None) -> None:
-        """Append a row."""
-        self.picture_of.append(NONE if pixels is None else len(self.pictures))
-        self.pictures.add([] if pixels is None else [pixels])
-        if self.sounds is not None:
-            self.sound_of.append(NONE if frames is None else len(self.sounds))
-            self.sounds.add(frames)
-
-    def done(self) -> Senses:
-        """Return what was added."""
-        return Senses(
-            pictures=self.pictures.done(),
-            picture_of=self.picture_of,
-            sounds=None if self.sounds is None else self.sounds.done(),
-            sound_of=self.sound_of,
+    def perceived(sample: Sample) -> tuple[Pixels | None, Frames | None]:
+        pixels = decoded_picture(image_member(sample), projector.tower.pixels)
+        frames = None if ears is None else heard_frames(ears, audio_member(sample))
+        return (
+            None if isinstance(pixels, str) else pixels,
+            None if isinstance(frames, str) else frames,
         )
 
-
-def _store(projector: Projector, shards: Sequence[str], viewing: Viewing) -> _Store:
-    tower, folder = projector.tower, _writable(viewing.scratch)
-    most = sum(shard_sizes(shards, num_threads=viewing.num_threads).values())
-    needed = features_bytes(tower, most, projector.config.max_tiles)
-    keep = needed <= viewing.cache_bytes
-    pictures = PictureWriter(tower, folder, projector.device, keep_features=keep)
-    audio, sounds = projector.audio, None
-    if audio is not None:
-        sounds = SoundWriter(audio.tower, folder, projector.device)
-    return _Store(tower, pictures, sounds)
+    stream = decoded_samples(
+        shards, wanted.__contains__, perceived, num_threads=viewing.num_threads
+    )
+    for sample, (pixels, frames) in stream:
+        if pixels is None and frames is None:
+            num_without += 1
+            continue
+        writer.add([] if pixels is None else [pixels], frames)
+        keys.append(str(sample[KEY]).removeprefix("./"))
+        captions.append(text_member(sample, CAPTIONS) or None)
+        values.append(json_values(sample, columns))
+    if not keys:
+        what = "picture" if ears is None else "picture or a recording"
+        msg = f"none of the {num_without} samples has a {what} that can be read"
+        raise SetupError(msg)
+    return _Seen(writer.done(), rows_table(keys, captions, columns, values), num_without)
 
 
 def _writable(folder: Path) -> Path:

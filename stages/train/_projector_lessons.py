@@ -5,29 +5,35 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from winnow.contracts.errors import SetupError
-from winnow.contracts.media import MediaCaps
-from winnow.stages._media import decode_image
+from winnow.contracts.identity import content_digest
 from winnow.stages.sources._files import printable
-from winnow.stages.train._audio_samples import AUDIO_MEMBERS, audio_member
 from winnow.stages.train._captions import check_found, texts_of
-from winnow.stages.train._projector_pictures import PictureWriter, Pixels, Tower
-from winnow.stages.train._projector_sound import NONE, Senses, SoundWriter, heard_frames
+from winnow.stages.train._members import (
+    AUDIO_MEMBERS,
+    IMAGE_MEMBERS,
+    NO_IMAGE,
+    Pixels,
+    audio_member,
+    decoded_picture,
+    image_member,
+    text_member,
+)
+from winnow.stages.train._projector_pictures import Tower
+from winnow.stages.train._projector_senses import SensesWriter
+from winnow.stages.train._projector_sound import Senses, heard_frames
 from winnow.stages.train._projector_turns import Lesson, turns_of
 from winnow.stages.train._shard_reader import KEY, Sample
-from winnow.stages.train.shards import IMAGE_MEMBERS, image_member, json_values, read_samples
+from winnow.stages.train.shards import decoded_samples, json_values
 
 if TYPE_CHECKING:
     from winnow.models.audio_tower import Frames
-
-_CHUNK = 64
+    from winnow.models.projector_audio import FrozenAudioTower
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,54 +95,45 @@ class _Learned:
 
 
 def read_lessons(
-    paths: Sequence[str],
-    reading: LessonReading,
-    writer: PictureWriter,
-    tower: Tower,
-    sounds: SoundWriter | None = None,
+    paths: Sequence[str], reading: LessonReading, tower: Tower, writer: SensesWriter
 ) -> Lessons:
     """Read all shards. A sample is left out and counted where it has no picture ("no image",
     "undecodable", "too_large") or nothing to say about it ("no caption", "bad conversation",
-    "bad interleaved text"). With ``sounds`` a picture or a recording is enough; a sample without
-    both is counted under both reasons ("no image and no audio").
+    "bad interleaved text"). With an audio tower a picture or a recording is enough; a sample
+    without both is counted under both reasons ("no image and no audio").
 
     Fails: SetupError for a tar that cannot be read, a full disk, or no sample at all.
     """
     lessons: list[Lesson] = []
-    picture_of: list[int] = []
-    sound_of: list[int] = []
     skipped, unreadable = Counter[str](), Counter[str]()
     digest = hashlib.blake2b(digest_size=16)
-    heard = () if sounds is None else AUDIO_MEMBERS
+    heard = () if writer.ears is None else AUDIO_MEMBERS
 
     def learned(sample: Sample) -> _Learned | str:
-        return _learned(sample, reading, tower, sounds)
+        return _learned(sample, reading, tower, writer.ears)
 
-    with ThreadPoolExecutor(reading.num_threads, "decode") as pool:
-        for chunk in _chunks(read_samples(paths, lambda e: reading.wanted(e) or e in heard)):
-            for sample, found in zip(chunk, pool.map(learned, chunk), strict=True):
-                if isinstance(found, str):
-                    skipped[found] += 1
-                    continue
-                for part in _content(sample, reading, found):
-                    digest.update(hashlib.blake2b(part, digest_size=16).digest())
-                unreadable.update([found.unreadable] if found.unreadable else [])
-                picture_of.append(len(writer) if found.tiles else NONE)
-                lessons.append(found.lesson)
-                writer.add(found.tiles)
-                if sounds is not None:
-                    sound_of.append(NONE if found.frames is None else len(sounds))
-                    sounds.add(found.frames)
+    stream = decoded_samples(
+        paths,
+        lambda extension: reading.wanted(extension) or extension in heard,
+        learned,
+        num_threads=reading.num_threads,
+    )
+    for sample, found in stream:
+        if isinstance(found, str):
+            skipped[found] += 1
+            continue
+        for part in _content(sample, reading, found):
+            digest.update(content_digest(part))
+        unreadable.update([found.unreadable] if found.unreadable else [])
+        lessons.append(found.lesson)
+        writer.add(found.tiles, found.frames)
     if not lessons:
         msg = f"no sample of {len(paths)} shards can be trained on; left out: {dict(skipped)}"
         raise SetupError(msg)
     if reading.caption_choices is not None:
         check_found(([""] for one in lessons if one.has_choices), reading.caption_choices)
-    heard_of = None if sounds is None else sounds.done()
     return Lessons(
-        senses=Senses(
-            pictures=writer.done(), picture_of=picture_of, sounds=heard_of, sound_of=sound_of
-        ),
+        senses=writer.done(),
         lessons=lessons,
         digest=digest.hexdigest(),
         skipped=dict(skipped),
@@ -152,18 +149,18 @@ def _content(sample: Sample, reading: LessonReading, found: _Learned) -> list[by
 
 
 def _learned(
-    sample: Sample, reading: LessonReading, tower: Tower, sounds: SoundWriter | None
+    sample: Sample, reading: LessonReading, tower: Tower, ears: FrozenAudioTower | None
 ) -> _Learned | str:
     """Decode one sample, or return why it is left out."""
     found = _lesson(sample, reading)
     if isinstance(found, str):
         return found
     lesson, encoded = found
-    if sounds is not None:
-        return _learned_both(lesson, encoded[0], audio_member(sample), tower, sounds)
+    if ears is not None:
+        return _learned_both(lesson, encoded[0], audio_member(sample), tower, ears)
     tiles = []
     for data in encoded:
-        pixels = tower_pixels(tower, data)
+        pixels = decoded_picture(data, tower.pixels)
         if isinstance(pixels, str):
             return pixels
         tiles.append(pixels)
@@ -171,9 +168,9 @@ def _learned(
 
 
 def _learned_both(
-    lesson: Lesson, image: bytes, audio: bytes, tower: Tower, sounds: SoundWriter
+    lesson: Lesson, image: bytes, audio: bytes, tower: Tower, ears: FrozenAudioTower
 ) -> _Learned | str:
-    pixels, frames = tower_pixels(tower, image), heard_frames(sounds.tower, audio)
+    pixels, frames = decoded_picture(image, tower.pixels), heard_frames(ears, audio)
     if isinstance(pixels, str) and isinstance(frames, str):
         return f"{pixels} and {frames}"
     broken = ""
@@ -214,7 +211,7 @@ def _captions(
         found = texts_of(values[column], column=column, key=printable(sample[KEY]))
         if found:
             return tuple(found), True
-    caption = member_text(sample, reading.captions)
+    caption = text_member(sample, reading.captions)
     return (caption,) if caption else (), False
 
 
@@ -230,23 +227,9 @@ def _interleaved(sample: Sample, value: object) -> tuple[Lesson, list[bytes]] | 
         names = (f"{number}.{extension}" for extension in IMAGE_MEMBERS)
         name = next((name for name in names if name in sample), None)
         if name is None:
-            return "no image"
+            return NO_IMAGE
         encoded.append(sample[name])
     return Lesson(parts=row.parts), encoded
-
-
-def member_text(sample: Sample, name: str) -> str:
-    """Return the text of a member, "" where there is none."""
-    member = sample.get(name)
-    return member.decode("utf-8", "replace").strip() if isinstance(member, bytes) else ""
-
-
-def tower_pixels(tower: Tower, data: bytes) -> Pixels | str:
-    """Return the tiles of an encoded picture as the tower takes them, or why there are none."""
-    if not data:
-        return "no image"
-    decoded = decode_image(data, MediaCaps())
-    return decoded if isinstance(decoded, str) else tower.pixels(decoded.pixels)
 
 
 def read_texts(path: Path) -> list[str]:
@@ -264,9 +247,3 @@ def read_texts(path: Path) -> list[str]:
         msg = f"text_file={str(path)!r} has no text; give a file of UTF-8 lines"
         raise SetupError(msg)
     return texts
-
-
-def _chunks(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
-    iterator = iter(samples)
-    while chunk := list(islice(iterator, _CHUNK)):
-        yield chunk

@@ -6,23 +6,28 @@ AdamW (Loshchilov and Hutter 2019), gradients clipped to a norm of 1, weights in
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-import numpy as np
-
-from winnow.contracts.errors import ShardError
 from winnow.stages.train import _state
 from winnow.stages.train._projector_schedule import Phase
+from winnow.stages.train._steps import (
+    check_loss,
+    check_weights,
+    checkpoint_due,
+    decay_groups,
+    step_seed,
+    thinned,
+)
 from winnow.stages.train.shards import batch_indices
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
+_STAGE = "train projector"
 _PHASE_SEED = 1_000_003
 _CURVE_POINTS = 100
 
@@ -104,11 +109,7 @@ def train_phases(
     weights: Any = _Weights(run)
     optimizer: Any = _Optimizer(run)
     done = _state.resume(folder, weights, optimizer, name)
-    total, size, every = (
-        sum(p.num_steps for p in phases),
-        config.batch_size,
-        config.checkpoint_samples,
-    )
+    total, size = sum(p.num_steps for p in phases), config.batch_size
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         if not done.steps:
             run.enter(0)
@@ -116,17 +117,15 @@ def train_phases(
         while done.steps < total:
             value = run.step(done.steps)
             done.steps += 1
-            if not math.isfinite(value):
-                msg = f"the loss is {value} at step {done.steps}; use a smaller learning rate"
-                raise ShardError(msg, stage="train projector", retryable=False)
+            check_loss(value, done.steps, _STAGE)
             done.curve.append(value)
             run.end_of_phase(done.steps)
             report(size)
-            seen = done.steps * size
-            if every and seen // every > (seen - size) // every and done.steps < total:
+            due = checkpoint_due(done.steps, size, config.checkpoint_samples)
+            if due and done.steps < total:
                 _state.save(folder, weights, optimizer, name, done)
                 saved()
-    run.check_finite(done.steps)
+    check_weights(run.parameters.items(), done.steps, _STAGE)
     return {
         "samples_seen": done.steps * size,
         "stages": run.summary(done.curve),
@@ -139,8 +138,7 @@ def _identity(config: LoopConfig) -> dict[str, Any]:
 
 
 def _described(phase: Phase) -> dict[str, Any]:
-    names = Phase.__slots__
-    return {name: getattr(phase, name) for name in names}
+    return {name: getattr(phase, name) for name in Phase.__slots__}
 
 
 @dataclass(slots=True)
@@ -167,15 +165,8 @@ class _Run:
 
         self.phase, self.batches = phase, None
         self.parameters = self.work.enter(self.phases[phase])
-        decayed: list[nn.Parameter] = []
-        free: list[nn.Parameter] = []
-        for name, parameter in self.parameters.items():
-            plain = parameter.ndim < 2 or "embed" in name
-            (free if plain else decayed).append(parameter)
-        groups: list[dict[str, Any]] = [
-            {"params": decayed, "weight_decay": self.config.weight_decay},
-            {"params": free, "weight_decay": 0.0},
-        ]
+        named, decay = self.parameters.items(), self.config.weight_decay
+        groups = decay_groups(named, decay, lambda name: "embed" in name)
         self.optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=1.0)
 
     def end_of_phase(self, steps: int) -> None:
@@ -195,7 +186,7 @@ class _Run:
         local = step - self.start(self.phase)
         for group in self.optimizer.param_groups:
             group["lr"] = phase.rate(local)
-        torch.manual_seed(config.seed * 1_000_003 + step)  # dropout
+        torch.manual_seed(step_seed(config.seed, step))  # dropout
         visits, loss_of = self._batch(phase, local)
         self.optimizer.zero_grad(set_to_none=True)
         whole = phase.objective == "representation" or not config.micro_batch_size
@@ -235,18 +226,6 @@ class _Run:
         step = self.start(self.phase) + local
         return next(self.batches[0]), lambda visits: self.work.loss(phase, visits, step)
 
-    def check_finite(self, step: int) -> None:
-        """The loss is that before a step: only the weights tell of what the last one did."""
-        import torch
-
-        broken = [n for n, p in self.parameters.items() if not torch.isfinite(p).all()]
-        if broken:
-            msg = (
-                f"the weights ({broken[0]} ...) are not finite after step {step}; use a smaller "
-                "learning rate"
-            )
-            raise ShardError(msg, stage="train projector", retryable=False)
-
     def summary(self, curve: Sequence[float]) -> list[dict[str, Any]]:
         """Return what training.json says of each phase."""
         found = []
@@ -257,7 +236,7 @@ class _Run:
                 {
                     **_described(phase),
                     "samples_seen": phase.num_steps * self.config.batch_size,
-                    "loss_curve": _thinned(values),
+                    "loss_curve": thinned(values, _CURVE_POINTS),
                     "text_perplexity_before": self.perplexities[index],
                     "text_perplexity_after": self.perplexities[index + 1],
                 }
@@ -307,9 +286,3 @@ class _Optimizer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._run.optimizer.load_state_dict(state)
-
-
-def _thinned(curve: Sequence[float]) -> list[float]:
-    """The mean loss of each of up to 100 equal stretches."""
-    width = max(1, -(-len(curve) // _CURVE_POINTS))
-    return [round(float(np.mean(curve[i : i + width])), 4) for i in range(0, len(curve), width)]

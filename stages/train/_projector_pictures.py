@@ -5,8 +5,6 @@ N pictures, T tiles, P patches, V width of the tower, B pictures of a batch.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,14 +12,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from winnow.contracts.errors import SetupError
+from winnow.stages.train._fixed_batches import fixed_batches
+from winnow.stages.train._members import Pixels
+from winnow.stages.train._scratch import check_room, mapped, scratch_file
 
 if TYPE_CHECKING:
     import torch
 
-Pixels = npt.NDArray[np.uint8]
-_TOGETHER = 16  # tiles; always as many, because the last bits depend on the shape
-_SPARE_BYTES = 1 << 30
+_TOGETHER = 16  # tiles
 
 
 class Tower(Protocol):
@@ -89,17 +87,14 @@ class PictureWriter:
         self._counts: list[int] = []
         self._shape: tuple[int, ...] = ()
         self._waiting: list[Pixels] = []
-        # Nameless: gone with the process.
-        self._file: Any = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+        self._file = scratch_file(folder)
 
     def __len__(self) -> int:
         return len(self._counts)
 
     def add(self, tiles: Sequence[Pixels]) -> None:
         """Append pictures, each uint8 (K, H, W, 3)."""
-        if shutil.disk_usage(self._folder).free < _SPARE_BYTES:
-            msg = f"less than 1 GB is left at {self._folder}; use a larger disk"
-            raise SetupError(msg)
+        check_room(self._folder)
         self._counts += [len(picture) for picture in tiles]
         self._waiting += tiles
         self._write(sum(map(len, self._waiting)) // _TOGETHER * _TOGETHER)
@@ -107,12 +102,9 @@ class PictureWriter:
     def done(self) -> Pictures:
         """Return what was added."""
         self._write(sum(map(len, self._waiting)))
-        self._file.flush()
         firsts = np.cumsum([0, *self._counts], dtype=np.int64)
         kind = np.float16 if self._keep_features else np.uint8
-        if not self._counts:
-            return Pictures(self._tower, np.empty(0, kind), firsts, self._device)
-        tiles = np.memmap(self._file, kind, "r", shape=(int(firsts[-1]), *self._shape))
+        tiles = mapped(self._file, kind, (int(firsts[-1]), *self._shape))
         return Pictures(self._tower, tiles, firsts, self._device)
 
     def _write(self, num_tiles: int) -> None:
@@ -129,15 +121,13 @@ def seen(tower: Tower, pixels_THWC: Pixels, device: Any) -> npt.NDArray[np.float
     """Return what the tower sees, float16 (T, P, V)."""
     import torch
 
-    parts = []
-    for start in range(0, len(pixels_THWC), _TOGETHER):
-        part = pixels_THWC[start : start + _TOGETHER]
-        padded = np.zeros((_TOGETHER, *part.shape[1:]), np.uint8)
-        padded[: len(part)] = part
-        with torch.no_grad():
-            patches_NPV = tower.forward(torch.from_numpy(padded).to(device))
-        parts.append(patches_NPV[: len(part)].half().cpu().numpy())
-    return np.concatenate(parts)
+    def patches(tiles: list[Pixels]) -> torch.Tensor:
+        return tower.forward(torch.from_numpy(np.stack(tiles)).to(device)).half()
+
+    nothing = np.zeros(pixels_THWC.shape[1:], np.uint8)
+    with torch.no_grad():
+        found = fixed_batches(patches, pixels_THWC, nothing=nothing, size=_TOGETHER)
+    return found.numpy()
 
 
 def features_bytes(tower: Tower, num_pictures: int, max_tiles: int) -> int:

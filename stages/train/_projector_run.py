@@ -22,9 +22,9 @@ from winnow.stages.train._projector_lessons import (
     read_texts,
 )
 from winnow.stages.train._projector_loop import LoopConfig, train_phases
-from winnow.stages.train._projector_pictures import PictureWriter, features_bytes
 from winnow.stages.train._projector_schedule import Plan
-from winnow.stages.train._projector_sound import SoundWriter
+from winnow.stages.train._projector_senses import senses_writer
+from winnow.stages.train.shards import shard_paths
 
 if TYPE_CHECKING:
     from winnow.models.projector import Projector
@@ -196,18 +196,15 @@ def _check_init(setup: ProjectorSetup, digests: Mapping[str, str]) -> None:
 def _read(
     shards: Sequence[str], folder: Path, setup: ProjectorSetup, projector: Projector
 ) -> Lessons:
-    from winnow.stages.train._shard_reader import shard_sizes
-    from winnow.stages.train.shards import shard_paths
-
     paths = shard_paths(shards)
-    most = sum(shard_sizes(paths, num_threads=setup.reading.num_threads).values())
-    needed = features_bytes(projector.tower, most, setup.model.max_tiles)
-    keep = needed <= setup.cache_bytes
-    writer = PictureWriter(projector.tower, folder, projector.device, keep_features=keep)
-    sounds = None
-    if projector.audio is not None:
-        sounds = SoundWriter(projector.audio.tower, folder, projector.device)
-    return read_lessons(paths, setup.reading, writer, projector.tower, sounds)
+    writer = senses_writer(
+        projector,
+        paths,
+        folder,
+        cache_bytes=setup.cache_bytes,
+        num_threads=setup.reading.num_threads,
+    )
+    return read_lessons(paths, setup.reading, projector.tower, writer)
 
 
 def _heard(lessons: Lessons) -> dict[str, Any]:

@@ -12,6 +12,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from winnow.stages.train._steps import cosine_rate
+
 Schedule = Literal["connector", "llava", "llava_lora"]
 Trains = Literal["connector", "connector+lm", "connector+lora"]
 Objective = Literal["representation", "language"]
@@ -36,11 +38,8 @@ class Phase:
 
     def rate(self, step: int) -> float:
         """Return the learning rate at a step of this phase: a linear warm-up, a cosine to 0."""
-        warm = max(1, round(self.warmup * self.num_steps))
-        if step < warm:
-            return self.learning_rate * (step + 1) / warm
-        done = (step - warm) / max(1, self.num_steps - warm)
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+        warm = round(self.warmup * self.num_steps)
+        return cosine_rate(self.learning_rate, step, warm=warm, num_steps=self.num_steps)
 
     def texts_before(self, step: int) -> int:
         """Return how many of the steps before ``step`` saw texts only: evenly spread."""

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from winnow.contracts.errors import SetupError
-from winnow.contracts.media import MediaCaps
-from winnow.stages._audio import decode_audio, to_mono
+from winnow.stages.train._members import decoded_frames
+from winnow.stages.train._scratch import check_room, mapped, scratch_file
 
 if TYPE_CHECKING:
     import torch
@@ -31,9 +28,7 @@ if TYPE_CHECKING:
 
 Modality = Literal["image", "audio"]
 NONE = -1
-NO_AUDIO = "no audio"
 _TOGETHER = 16  # clips; always as many, because the last bits depend on the shape
-_SPARE_BYTES = 1 << 30
 
 
 class Sounds:
@@ -79,8 +74,7 @@ class SoundWriter:
         self._counts: list[int] = []
         self._waiting: list[Frames] = []
         self._num_clips = 0
-        # Nameless: gone with the process.
-        self._file: Any = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+        self._file = scratch_file(folder)
 
     def __len__(self) -> int:
         return self._num_clips
@@ -89,9 +83,7 @@ class SoundWriter:
         """Append a recording's log-mel (M, T); None is nothing."""
         if frames is None:
             return
-        if shutil.disk_usage(self._folder).free < _SPARE_BYTES:
-            msg = f"less than 1 GB is left at {self._folder}; use a larger disk"
-            raise SetupError(msg)
+        check_room(self._folder)
         self._waiting.append(frames)
         self._num_clips += 1
         if len(self._waiting) == _TOGETHER:
@@ -100,11 +92,9 @@ class SoundWriter:
     def done(self) -> Sounds:
         """Return what was added."""
         self._write()
-        self._file.flush()
         firsts = np.cumsum([0, *self._counts], dtype=np.int64)
-        shape = (int(firsts[-1]), self.tower.width)
-        kept = np.memmap(self._file, np.float16, "r", shape=shape) if shape[0] else None
-        return Sounds(np.empty(shape, np.float16) if kept is None else kept, firsts, self._device)
+        tokens = mapped(self._file, np.float16, (int(firsts[-1]), self.tower.width))
+        return Sounds(tokens, firsts, self._device)
 
     def _write(self) -> None:
         if not self._waiting:
@@ -120,13 +110,8 @@ class SoundWriter:
 
 def heard_frames(tower: FrozenAudioTower, data: bytes) -> Frames | str:
     """Return the log-mel of an encoded recording, or why there is none."""
-    if not data:
-        return NO_AUDIO
-    decoded = decode_audio(data, MediaCaps())
-    if isinstance(decoded, str):
-        return f"audio {decoded}"
-    rate = tower.config.log_mel.sample_rate
-    return tower.frames(to_mono(decoded.samples, decoded.sample_rate, rate))
+    found = decoded_frames(data, tower.config)
+    return f"audio {found}" if data and isinstance(found, str) else found
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

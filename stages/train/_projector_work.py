@@ -15,6 +15,7 @@ from winnow.stages.train._projector_lessons import Lessons
 from winnow.stages.train._projector_loop import Loss, Visit
 from winnow.stages.train._projector_schedule import Phase
 from winnow.stages.train._projector_sound import NONE, ModalityDropout
+from winnow.stages.train._steps import step_seed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -180,7 +181,7 @@ class ProjectorWork:
             mask_BP,
             tokens_BT.to(device),
             tokens_mask_BT.to(device),
-            seed=self.seed * 1_000_003 + step,
+            seed=step_seed(self.seed, step),
             pictures_B=torch.tensor(samples, device=device),
         )
         return losses["itc"] + losses["itm"] + losses["itg"], len(samples)

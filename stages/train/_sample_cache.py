@@ -23,7 +23,9 @@ from typing import Any
 import numpy as np
 
 from winnow.contracts.errors import SetupError
-from winnow.stages.train.shards import Pixels, Reading, Samples, SamplesRead
+from winnow.stages.train._members import Pixels
+from winnow.stages.train._scratch import mapped
+from winnow.stages.train.shards import Reading, Samples, SamplesRead
 
 _VERSION = 1  # of what is written, and of how pictures are decoded
 _PIXELS, _SAMPLES, _PART = "pixels", "samples.json", ".part-"
@@ -124,7 +126,7 @@ def _open(entry: Path) -> Samples | None:
         fields = json.loads((entry / _SAMPLES).read_text(encoding="utf-8"))
         read = SamplesRead(**{**fields, "shape": tuple(fields["shape"])})
         with open(entry / _PIXELS, "rb") as file:
-            pixels: Pixels = np.memmap(file, np.uint8, "r", shape=read.shape)  # type: ignore[call-overload]
+            pixels = mapped(file, np.uint8, read.shape)
         os.utime(entry)
     except FileNotFoundError:
         return None

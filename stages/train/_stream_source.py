@@ -15,9 +15,10 @@ from winnow.contracts.errors import SetupError
 from winnow.stages.sources._files import printable
 from winnow.stages.train._captions import check_found, texts_of
 from winnow.stages.train._config import Batch, Extras
+from winnow.stages.train._members import Pixels
 from winnow.stages.train._shard_reader import KEY
 from winnow.stages.train.distributed import current_workers
-from winnow.stages.train.shards import Pixels, json_values, read_samples
+from winnow.stages.train.shards import json_values, read_samples
 from winnow.stages.train.streaming import ShardStream, StreamConfig
 
 if TYPE_CHECKING:

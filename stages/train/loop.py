@@ -2,26 +2,33 @@
 
 The loop takes batches from anywhere; ``on_shards.py`` takes them from exported WebDataset shards.
 
-Sources: CLIP's recipe (Radford et al. 2021: AdamW with beta2 0.98, cosine schedule with warm-up,
-learned temperature clamped at 100, no decay of gains and biases); SigLIP's loss and initial bias
+Sources: CLIP's recipe (Radford et al. 2021: see ``_steps.py``); SigLIP's loss and initial bias
 (Zhai et al. 2023).
 """
 
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from winnow.contracts.errors import ShardError
 from winnow.stages.train import _state
 from winnow.stages.train._augment import augment
-from winnow.stages.train._config import Batch, Batches, Extras, Pixels, Progress, TrainConfig
+from winnow.stages.train._config import Batch, Batches, Extras, Progress, TrainConfig
+from winnow.stages.train._members import Pixels
+from winnow.stages.train._steps import (
+    MAX_LOG_SCALE,
+    check_loss,
+    check_weights,
+    checkpoint_due,
+    clip_optimizer,
+    cosine_rate,
+    decay_groups,
+    step_seed,
+    thinned,
+)
 from winnow.stages.train.distributed import current_workers
 
 if TYPE_CHECKING:
@@ -31,7 +38,7 @@ if TYPE_CHECKING:
     from winnow.models.gradcache import Tower
 
 __all__ = ["Extras", "Progress", "TrainConfig", "forget_state", "train_contrastive"]
-_MAX_LOGIT_SCALE = math.log(100)
+_STAGE = "train contrastive"
 
 
 def train_contrastive(
@@ -79,9 +86,7 @@ def train_contrastive(
             value = run.step(done.steps, batch)
             done.steps += 1
             done.skipped.update(batch[2].skipped if len(batch) == 3 else {})
-            if not math.isfinite(value):
-                msg = f"the loss is {value} at step {done.steps}; use a smaller learning rate"
-                raise ShardError(msg, stage="train contrastive", retryable=False)
+            check_loss(value, done.steps, _STAGE)
             seen = done.steps * config.batch_size
             done.curve.append(round(value, 4))
             rate = (done.steps - first) * config.batch_size / max(1e-9, time.monotonic() - start)
@@ -89,27 +94,16 @@ def train_contrastive(
             if not workers.is_first:
                 continue
             report(Progress(samples_seen=seen, loss=value, temperature=scale, samples_per_s=rate))
-            every = config.checkpoint_samples
-            if every and seen // every > (seen - config.batch_size) // every:
+            if checkpoint_due(done.steps, config.batch_size, config.checkpoint_samples):
                 _state.save(folder, network, optimizer, identity, done)
                 saved()
-    _check_finite(network, done.steps)
+    check_weights(network.named_parameters(), done.steps, _STAGE)
     network.eval()
     return {
         "samples_seen": done.steps * config.batch_size,
-        "loss_curve": _thinned(done.curve),
+        "loss_curve": thinned(done.curve),
         "skipped": dict(done.skipped),
     }
-
-
-def _check_finite(network: nn.Module, step: int) -> None:
-    """The loss is that before a step: only the weights tell of what the last one did."""
-    import torch
-
-    broken = [name for name, p in network.named_parameters() if not torch.isfinite(p).all()]
-    if broken:
-        msg = f"the weights ({broken[0]} ...) are not finite after step {step}; use a smaller rate"
-        raise ShardError(msg, stage="train contrastive", retryable=False)
 
 
 def forget_state(folder: Path) -> None:
@@ -145,7 +139,7 @@ class _Run:
         pixels, tokens = batch[0], batch[1]
         extras = batch[2] if len(batch) == 3 else Extras()
         # Dropout inside the network.
-        torch.manual_seed(config.seed * 1_000_003 + step + (self.workers.rank << 48))
+        torch.manual_seed(step_seed(config.seed, step) + (self.workers.rank << 48))
         towers = self._towers(step, pixels, tokens, extras)
         loss_of = self._loss_of(extras)
         self.optimizer.zero_grad(set_to_none=True)
@@ -157,7 +151,7 @@ class _Run:
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0, foreach=True)
         self.optimizer.step()
         with torch.no_grad():
-            self.network.logit_scale.clamp_(0, _MAX_LOGIT_SCALE)
+            self.network.logit_scale.clamp_(0, MAX_LOG_SCALE)
         return float(loss)
 
     def _towers(
@@ -169,7 +163,7 @@ class _Run:
 
         config = self.config
         rows = self.workers.rows(len(pixels))
-        chance = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+        chance = torch.Generator().manual_seed(step_seed(config.seed, step))
         crops = augment(
             torch.from_numpy(pixels[rows]).to(self.device),
             self.image_size,
@@ -228,30 +222,11 @@ class _Run:
 
 
 def _optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    import torch
-
-    decayed: list[nn.Parameter] = []
-    free: list[nn.Parameter] = []
-    for name, parameter in network.named_parameters():
-        plain = parameter.ndim < 2 or "embedding" in name
-        (free if plain else decayed).append(parameter)
-    groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": free, "weight_decay": 0.0},
-    ]
-    rate = config.learning_rate
-    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), eps=1e-6, fused=True)
+    named = network.named_parameters()
+    groups = decay_groups(named, config.weight_decay, lambda name: "embedding" in name)
+    return clip_optimizer(groups, config.learning_rate)
 
 
 def _rate(step: int, config: TrainConfig) -> float:
-    warm = max(1, config.warmup_samples // config.batch_size)
-    if step < warm:
-        return config.learning_rate * (step + 1) / warm
-    done = (step - warm) / max(1, config.num_steps - warm)
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
-
-
-def _thinned(curve: list[float], points: int = 200) -> list[float]:
-    """The mean loss of each of up to 200 equal stretches."""
-    width = max(1, -(-len(curve) // points))
-    return [round(float(np.mean(curve[i : i + width])), 4) for i in range(0, len(curve), width)]
+    warm = config.warmup_samples // config.batch_size
+    return cosine_rate(config.learning_rate, step, warm=warm, num_steps=config.num_steps)

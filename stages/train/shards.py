@@ -10,29 +10,32 @@ import glob
 import hashlib
 import json
 import logging
-import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from winnow.contracts.errors import SetupError, ShardError
-from winnow.contracts.media import MediaCaps
-from winnow.stages._media import decode_image
+from winnow.contracts.identity import content_digest
 from winnow.stages.sources._files import is_local, printable
+from winnow.stages.train._members import (
+    IMAGE_MEMBERS,
+    Pixels,
+    decoded_picture,
+    image_member,
+    text_member,
+)
+from winnow.stages.train._scratch import check_room, mapped, scratch_file
 from winnow.stages.train._shard_reader import KEY, Sample, read_shard, remote_shards
 
-Pixels = npt.NDArray[np.uint8]
-IMAGE_MEMBERS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif")
+T = TypeVar("T")
 _CHUNK = 256
-_SPARE_BYTES = 1 << 30
 logger = logging.getLogger(__name__)
 
 
@@ -110,11 +113,10 @@ def load_samples(
     Fails: SetupError for a tar that cannot be read, a full disk, or shards without any sample.
     """
     scratch.mkdir(parents=True, exist_ok=True)
-    out = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115  (nameless: gone with the process)
+    out = scratch_file(scratch)
     reading = Reading(captions=captions, columns=tuple(columns), num_threads=num_threads)
     read = reading.into(out, scratch, paths, resize)
-    pixels = np.memmap(out, np.uint8, "r", shape=read.shape)  # type: ignore[call-overload]
-    return read.with_pixels(pixels)
+    return read.with_pixels(mapped(out, np.uint8, read.shape))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -155,7 +157,7 @@ class Reading:
 
     def into(
         self,
-        out: BinaryIO,
+        out: IO[bytes],
         folder: Path,
         paths: Sequence[str],
         resize: Callable[[Any], Pixels],
@@ -171,29 +173,30 @@ class Reading:
         def small(sample: Sample) -> Pixels | str:
             return small_picture(sample, self.captions, resize)
 
-        with ThreadPoolExecutor(self.num_threads, "decode") as pool:
-            for chunk in _chunks(read_samples(paths, self.wanted)):
-                _check_room(folder)
-                for sample, pixels in zip(chunk, pool.map(small, chunk), strict=True):
-                    if isinstance(pixels, str):
-                        skipped[pixels] += 1
-                        continue
-                    caption = sample[self.captions]
-                    values = json_values(sample, self.columns)
-                    parts = [
-                        sample[KEY].encode("utf-8", "surrogateescape"),
-                        caption,
-                        image_member(sample),
-                    ]
-                    parts += [json.dumps(v, sort_keys=True).encode() for v in values]
-                    for part in parts:
-                        digest.update(hashlib.blake2b(part, digest_size=16).digest())
-                    keys.append(printable(sample[KEY]))
-                    texts.append(caption.decode("utf-8", "replace").strip())
-                    for name, value in zip(self.columns, values, strict=True):
-                        columns[name].append(value)
-                    out.write(pixels.tobytes())
-                    shape = pixels.shape
+        stream = decoded_samples(
+            paths,
+            self.wanted,
+            small,
+            num_threads=self.num_threads,
+            scratch=folder,
+            together=_CHUNK,
+        )
+        for sample, pixels in stream:
+            if isinstance(pixels, str):
+                skipped[pixels] += 1
+                continue
+            values = json_values(sample, self.columns)
+            parts = [sample[KEY].encode("utf-8", "surrogateescape"), sample[self.captions]]
+            parts += [image_member(sample)]
+            parts += [json.dumps(v, sort_keys=True).encode() for v in values]
+            for part in parts:
+                digest.update(content_digest(part))
+            keys.append(printable(sample[KEY]))
+            texts.append(text_member(sample, self.captions))
+            for name, value in zip(self.columns, values, strict=True):
+                columns[name].append(value)
+            out.write(pixels.tobytes())
+            shape = pixels.shape
         if not texts:
             msg = f"no sample of {len(paths)} shards can be trained on; left out: {dict(skipped)}"
             raise SetupError(msg)
@@ -241,10 +244,26 @@ def read_samples(paths: Sequence[str], wanted: Callable[[str], bool]) -> Iterato
             raise SetupError(msg) from error
 
 
-def _check_room(folder: Path) -> None:
-    if shutil.disk_usage(folder).free < _SPARE_BYTES:
-        msg = f"less than 1 GB is left at {folder}; put --out on a larger disk"
-        raise SetupError(msg)
+def decoded_samples(
+    paths: Sequence[str],
+    wanted: Callable[[str], bool],
+    decode: Callable[[Sample], T],
+    *,
+    num_threads: int,
+    scratch: Path | None = None,
+    together: int = 64,
+) -> Iterator[tuple[Sample, T]]:
+    """Yield what ``read_samples`` does, each sample with what ``decode`` makes of it.
+
+    Threads decode ``together`` samples at a time. scratch: a folder that has to have room before
+    each of these times. Fails: as read_samples; SetupError for a full disk.
+    """
+    stream = read_samples(paths, wanted)
+    with ThreadPoolExecutor(num_threads, "decode") as pool:
+        while chunk := list(islice(stream, together)):
+            if scratch is not None:
+                check_room(scratch)
+            yield from zip(chunk, pool.map(decode, chunk), strict=True)
 
 
 def json_values(sample: Mapping[str, Any], columns: Sequence[str]) -> list[Any]:
@@ -260,17 +279,6 @@ def json_values(sample: Mapping[str, Any], columns: Sequence[str]) -> list[Any]:
     return [document.get(name) for name in columns]
 
 
-def _chunks(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
-    iterator = iter(samples)
-    while chunk := list(islice(iterator, _CHUNK)):
-        yield chunk
-
-
-def image_member(sample: Mapping[str, Any]) -> bytes:
-    """Return the encoded picture of a sample, b"" where it has none."""
-    return next((sample[name] for name in IMAGE_MEMBERS if name in sample), b"")
-
-
 def small_picture(
     sample: Mapping[str, Any], captions: str, resize: Callable[[Any], Pixels]
 ) -> Pixels | str:
@@ -278,8 +286,4 @@ def small_picture(
     caption = sample.get(captions)
     if not isinstance(caption, bytes) or not caption.strip():
         return "no caption"
-    data = image_member(sample)
-    if not data:
-        return "no image"
-    decoded = decode_image(data, MediaCaps())
-    return decoded if isinstance(decoded, str) else resize(decoded.pixels)
+    return decoded_picture(image_member(sample), resize)

@@ -22,8 +22,9 @@ from winnow.stages.sources._files import printable
 from winnow.stages.train._captions import caption_number, texts_of
 from winnow.stages.train._lane_reader import MISSING, LaneReader, Slot, ahead
 from winnow.stages.train._lanes import Lane
+from winnow.stages.train._members import Pixels, text_member
 from winnow.stages.train._shard_reader import KEY, Sample
-from winnow.stages.train.shards import Pixels, Reading, json_values, small_picture
+from winnow.stages.train.shards import Reading, json_values, small_picture
 
 _DECODED_TOGETHER = 16
 _BATCHES_AHEAD = 2
@@ -225,7 +226,7 @@ class ShardStream:
         return small_picture(sample, self.config.captions, self._resize)
 
     def _caption(self, sample: Sample, epoch: int) -> str:
-        text: str = sample[self.config.captions].decode("utf-8", "replace").strip()
+        text = text_member(sample, self.config.captions)
         column = self.config.caption_choices
         if column is None:
             return text

@@ -1,0 +1,13 @@
+"""Files that installed packages carry, found without importing the package."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+
+def package_folder(package: str) -> Path | None:
+    """Return the folder of an installed package; None where there is none of that name."""
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    folders = spec.submodule_search_locations if spec else None
+    return Path(next(iter(folders))) if folders else None
