@@ -14,7 +14,7 @@ from winnow.contracts.media import Media
 from winnow.contracts.parameters import effort, result
 from winnow.contracts.registry import register_stage
 from winnow.contracts.stage import Stage, WorkerOptions
-from winnow.models.conversation import Turn
+from winnow.models.conversation import IMAGE_TOKEN, Turn
 from winnow.stages import _conversations
 from winnow.stages._conversations import Absent, Dice, Facts, Kind, Thing
 from winnow.stages._written_turns import first_turns
@@ -22,7 +22,6 @@ from winnow.stages._written_turns import first_turns
 NAME = "instructions"
 SCENES = "scenes"
 WRITTEN = "written"
-IMAGE_TOKEN = "<image>"  # noqa: S105
 CONVERSATIONS = pa.list_(pa.struct([("from", pa.string()), ("value", pa.string())]))
 GROUPS = pa.list_(pa.struct([("name", pa.string()), ("count", pa.int32()), ("color", pa.string())]))
 RELATIONS = pa.list_(

@@ -16,13 +16,13 @@ from winnow.contracts.errors import RecipeError, ShardError
 from winnow.contracts.exporter import ExportContext, Exporter, FileSummary, Sink
 from winnow.contracts.parameters import result
 from winnow.contracts.registry import register_exporter
+from winnow.models.conversation import IMAGE_TOKEN
 from winnow.stages.export import _columns, _finish
 from winnow.stages.export._columns import KEY, UID
 from winnow.stages.export._layout import Layout
 from winnow.stages.export._sniff import payload_extension
 
 WHOLE_NAME = "llava.json"
-IMAGE_TOKEN = "<image>"  # noqa: S105
 ROLES = ("human", "gpt")
 Put = Callable[[str, memoryview], None]
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)

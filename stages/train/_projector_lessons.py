@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from winnow.contracts.errors import SetupError
 from winnow.contracts.identity import content_digest
+from winnow.models.conversation import llava_conversation
 from winnow.stages.sources._files import printable
 from winnow.stages.train._captions import check_found, texts_of
 from winnow.stages.train._members import (
@@ -27,7 +28,7 @@ from winnow.stages.train._members import (
 from winnow.stages.train._projector_pictures import Tower
 from winnow.stages.train._projector_senses import SensesWriter
 from winnow.stages.train._projector_sound import Senses, heard_frames
-from winnow.stages.train._projector_turns import Lesson, turns_of
+from winnow.stages.train._projector_turns import Lesson
 from winnow.stages.train._shard_reader import KEY, Sample
 from winnow.stages.train.shards import decoded_samples, json_values
 
@@ -192,7 +193,9 @@ def _lesson(sample: Sample, reading: LessonReading) -> tuple[Lesson, list[bytes]
     if reading.interleaved is not None:
         return _interleaved(sample, values[reading.interleaved])
     captions, chosen = _captions(sample, reading, values)
-    turns = turns_of(None if reading.conversations is None else values[reading.conversations])
+    turns = llava_conversation(
+        None if reading.conversations is None else values[reading.conversations]
+    )
     if turns is None:
         return "bad conversation"
     if not turns and not captions:

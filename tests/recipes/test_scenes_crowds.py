@@ -23,6 +23,8 @@ def test_training_and_evaluation_are_one_world_and_other_pictures() -> None:
     assert len({source.pop("seed") for source in sources}) == 2
     assert [source.pop("num_rows") for source in sources] == [3000, 400]
     assert sources[0] == sources[1]
+    assert "instructions" in recipes[1]["stages"]
+    del recipes[1]["stages"]["instructions"]
     assert recipes[0]["stages"] == recipes[1]["stages"]
     assert sources[0]["objects"] == [6, 10]
 
@@ -36,6 +38,7 @@ def test_the_evaluation_set_has_what_evaluations_read(tmp_path: Path) -> None:
         assert sample["image"].size == (112, 112)
         assert 6 <= len(sample["truth_objects"]) <= 10
         assert sample["txt"] == sample["truth_caption"]
+        assert len(sample["conversations"]) >= 8
         assert all(g["count"] >= 1 for g in sample["truth_groups"])
         assert all(r["predicate"] != "below" for r in sample["truth_relations"])
     output = tmp_path / "statistics.json"

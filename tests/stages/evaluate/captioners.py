@@ -55,10 +55,25 @@ def world(size: int, seed: int = 0) -> pa.Table:
                 "objects": [g["name"] for g in groups for _ in range(g["count"])],
                 "groups": groups,
                 "relations": relations,
+                "conversations": conversation(groups),
                 "kind": pick(("one", "two", "three"), seed, index, "kind"),
             }
         )
     return pa.Table.from_pylist(rows)
+
+
+def conversation(groups: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
+    """Of a thing that is there: whether it is, how many and which color; and of one that is not."""
+    group, absent = groups[0], "wooden spoon"
+    number = "two" if group["count"] == 2 else "one"
+    turns = [
+        (f"<image>\nIs there a {group['name']} in the picture?", "Yes, there is."),
+        (f"How many {plural(group['name'])} are there?", f"There are {number}."),
+        (f"What color is the {group['name']}?", f"The {group['name']} is {group['color']}."),
+        (f"Is there a {absent} in the picture?", f"No, there is no {absent}."),
+    ]
+    names = ("human", "gpt")
+    return [{"from": n, "value": v} for turn in turns for n, v in zip(names, turn, strict=True)]
 
 
 def sentence(groups: Sequence[dict[str, Any]]) -> str:
@@ -98,8 +113,11 @@ def captioner(rows: pa.Table, kind: Kind = "noisy", use: str = "attention_mass")
 
     def answer(row: dict[str, Any], prompt: str) -> str:
         asked = re.fullmatch(r"Is there an? (.+) in the picture\?", prompt)
+        said = talked(row).get(prompt)
         if kind == "silent":
             return ""
+        if said is not None and kind == "perfect":
+            return said
         if asked:
             if kind == "blind":
                 return "Yes, there is."
@@ -107,11 +125,18 @@ def captioner(rows: pa.Table, kind: Kind = "noisy", use: str = "attention_mass")
             if kind == "noisy" and share(row["key"], prompt) < 0.05:
                 return "Perhaps."
             return "Yes, there is." if (asked[1] in row["objects"]) != wrong else "No."
+        if said is not None:
+            is_wrong = kind == "blind" or share(row["key"], prompt) < 0.3
+            return "There are two." if is_wrong else said
         if kind == "blind":
             return "There is a red dog. There are two blue cats."
         if kind == "perfect" or not row["groups"]:
             return row["caption"] or ""
         return sentence([slip(g, row["key"]) for g in row["groups"]])
+
+    def talked(row: dict[str, Any]) -> dict[str, str]:
+        said = [turn["value"] for turn in row.get("conversations") or ()]
+        return dict(zip(said[::2], said[1::2], strict=True))
 
     def slip(group: dict[str, Any], key: str) -> dict[str, Any]:
         name = group["name"]

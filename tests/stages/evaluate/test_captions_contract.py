@@ -26,6 +26,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "chair": {"objects": "objects", "slices": ("kind",)},
     "fact_errors": {"groups": "groups", "relations": "relations", "slices": ("kind",)},
     "grounding": {"objects": "objects"},
+    "question_answering": {"conversations": "conversations", "slices": ("kind",)},
 }
 """Also what tests of all evaluations make one with."""
 
@@ -35,6 +36,7 @@ BEST: dict[str, dict[str, float]] = {
     "chair": {"chair_i": 0.0, "chair_s": 0.0, "recall": 1.0},
     "fact_errors": {"rate": 0.0, "object": 0.0, "color": 0.0, "count": 0.0, "attribute": 0.0},
     "grounding": {"hallucinated_1": 0.0, "hallucinated_4": 0.0},
+    "question_answering": {"accuracy": 1.0, "number": 1.0, "f1": 1.0, "yes_rate": 0.5},
 }
 
 BLIND: dict[str, dict[str, float]] = {
@@ -48,6 +50,7 @@ BLIND: dict[str, dict[str, float]] = {
     "chair": {"num_mentions": 2.0, "num_words": 10.0},
     "fact_errors": {"num_object": 2.0},
     "grounding": {"drop": 0.0, "drop_objects": 0.0},
+    "question_answering": {"yes_no": 0.5, "yes_rate": 1.0, "other": 0.0, "num_questions": 4.0},
 }
 
 NAMES = [n for n in EVALUATIONS if EVALUATIONS[n].subject == "captions"]
@@ -85,6 +88,7 @@ HEADLINES = {
     "chair": "chair_i",
     "fact_errors": "rate",
     "grounding": "drop",
+    "question_answering": "accuracy",
 }
 
 
