@@ -27,7 +27,7 @@ from winnow.pipeline.recipe import ExportEntry, Recipe
 from winnow.pipeline.selection import SUMMARY, select_unit
 from winnow.pipeline.shards import IngestUnit, index_name, list_shards
 from winnow.pipeline.storage import Storage
-from winnow.pipeline.units import Unit, UnitResult
+from winnow.pipeline.units import Unit, UnitResult, hides_interrupt
 from winnow.pipeline.work import State
 
 log = logging.getLogger(__name__)
@@ -325,6 +325,8 @@ def quiet_interrupt() -> Iterator[None]:
     """Let Ctrl-C end a run without a traceback: what is committed stays."""
     try:
         yield
-    except KeyboardInterrupt:
+    except (Exception, KeyboardInterrupt) as error:
+        if not hides_interrupt(error):
+            raise
         log.warning("stopped; what was done is kept: run the same command again to go on")
         raise SystemExit(130) from None

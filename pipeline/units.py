@@ -26,17 +26,22 @@ def as_shard_error(error: Exception) -> ShardError:
     An error raised while Ctrl-C was on its way out is no outcome of the unit: KeyboardInterrupt
     goes on in its place.
     """
-    before: BaseException | None = error
-    while before is not None:
-        if isinstance(before, KeyboardInterrupt):
-            raise KeyboardInterrupt from error
-        before = before.__context__
+    if hides_interrupt(error):
+        raise KeyboardInterrupt from error
     if isinstance(error, ShardError):
         return error
     if isinstance(error, RunError):
         return ShardError(str(error), retryable=False)
     text = "".join(traceback.format_exception(error))
     return ShardError(f"{type(error).__name__}: {error}\n{text}")
+
+
+def hides_interrupt(error: BaseException) -> bool:
+    """Return whether an error was raised while Ctrl-C was on its way out, and so replaced it."""
+    before: BaseException | None = error
+    while before is not None and not isinstance(before, KeyboardInterrupt):
+        before = before.__context__
+    return before is not None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

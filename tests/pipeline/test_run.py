@@ -14,7 +14,7 @@ import pytest
 
 from winnow.pipeline.arrow_files import from_file
 from winnow.pipeline.columns import ShardReader
-from winnow.pipeline.run import RunReport
+from winnow.pipeline.run import RunReport, quiet_interrupt
 
 Runner = Callable[..., RunReport]
 
@@ -274,3 +274,17 @@ def test_a_copy_of_a_shard_has_its_own_view_of_columns_over_all_rows(
     assert before["toy_first"] == 15
     assert run(text).computed_rows == 0
     assert work(log) == before
+
+
+@pytest.mark.parametrize(
+    ("first", "ends_as"), [(KeyboardInterrupt, SystemExit), (OSError, KeyError)]
+)
+def test_ctrl_c_ends_quietly_even_where_a_cleanup_fails_on_its_way(
+    first: type[BaseException], ends_as: type[BaseException]
+) -> None:
+    with pytest.raises(ends_as) as caught, quiet_interrupt():
+        try:
+            raise first
+        finally:
+            raise KeyError("of a cleanup")
+    assert getattr(caught.value, "code", 130) == 130
