@@ -31,6 +31,9 @@ METRICS = pa.schema(
 """One row per metric and slice ("" is all rows, else "column=value"). A null value could not be
 computed; ``higher_is_better`` is null for a metric that only describes."""
 
+MODEL = "model."
+"""What metrics begin with that say what a model is ("model.parameters"), not how good it is."""
+
 ITEMS = pa.schema(
     [
         pa.field("metric", pa.string(), nullable=False),

@@ -15,7 +15,7 @@ from winnow.pipeline.cli import WORKSPACE, console, execution_options, run_optio
 from winnow.pipeline.cli_progress import make_progress
 from winnow.pipeline.storage import Storage
 from winnow.pipeline.study import Study, load_study
-from winnow.pipeline.study_results import collect, design_of, headline_metrics, study_lines
+from winnow.pipeline.study_results import collect, design_of, study_lines
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -91,7 +91,7 @@ def ablate(
         return
     storage = Storage(_workspace(parsed, given))
     results = collect(parsed, outcome, storage)
-    design = design_of(parsed, outcome, headline_metrics(results))
+    design = design_of(parsed, outcome, results)
     for line in ablation_lines(design, results):
         click.echo(line)
     # A part of a study must not take the place of the whole one's report.

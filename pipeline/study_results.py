@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 import pyarrow as pa
 
 from winnow.contracts.parameters import result_parameters
-from winnow.contracts.trial import ITEMS, METRICS, Trainer
+from winnow.contracts.trial import ITEMS, METRICS, MODEL, Trainer
 from winnow.pipeline.ablation import Outcome, TrialEntry
 from winnow.pipeline.fingerprint import digest
 from winnow.pipeline.plan import Plan
@@ -22,10 +22,11 @@ from winnow.pipeline.study_settings import RAW, Scorer
 from winnow.pipeline.trial import TRAINED, Exported, load_measured
 
 
-def design_of(study: Study, outcome: Outcome, metrics: Sequence[str]) -> Design:
+def design_of(study: Study, outcome: Outcome, results: Sequence[ArmResult]) -> Design:
     """Return what the study compares: all of it was written down before the first trial.
 
-    metrics: what to compare where the study names no primary contrast.
+    results: say what the models are, and what to compare where the study names no primary contrast:
+    the first metric of each evaluation.
     """
     settings, prepared = study.settings, outcome.prepared
     primary = settings.primary
@@ -37,7 +38,7 @@ def design_of(study: Study, outcome: Outcome, metrics: Sequence[str]) -> Design:
     return Design(
         name=study.name,
         description=settings.description,
-        metrics=tuple(primary.metrics if primary else metrics),
+        metrics=tuple(primary.metrics if primary else _headlines(results)),
         primary_arm=primary.arm if primary else study.arms[0].name,
         primary_against=primary.against if primary else "",
         raw_arm=RAW,
@@ -48,7 +49,7 @@ def design_of(study: Study, outcome: Outcome, metrics: Sequence[str]) -> Design:
             Published(label=p.label, fraction=p.fraction, value=p.value) for p in settings.published
         ),
         descriptions=descriptions,
-        facts=_facts(study, outcome),
+        facts={**_facts(study, outcome), **_models(results)},
         command=f"winnow ablate {study.file}",
         fingerprints={
             **{f"{s.name} set": s.digest for s in prepared.sets},
@@ -91,15 +92,6 @@ def _planned(study: Study, outcome: Outcome) -> Iterator[tuple[ArmEntry, str, in
                 yield arm, "oracle" if arm.is_oracle else "arm", budget, seed
                 if control:
                     yield arm, "random", budget, seed
-
-
-def headline_metrics(results: Sequence[ArmResult]) -> list[str]:
-    """Return the first metric of each evaluation."""
-    firsts: dict[str, str] = {}
-    for result in results:
-        for metric in result.metrics["metric"].to_pylist():
-            firsts.setdefault(metric.partition(".")[0], metric)
-    return list(firsts.values())
 
 
 def study_lines(
@@ -261,3 +253,28 @@ def _facts(study: Study, outcome: Outcome) -> dict[str, str]:
     for number, warning in enumerate(prepared.warnings, 1):
         facts[f"Warning {number}"] = warning
     return facts
+
+
+def _headlines(results: Sequence[ArmResult]) -> list[str]:
+    """Return the first metric of each evaluation."""
+    firsts: dict[str, str] = {}
+    for result in results:
+        for metric in result.metrics["metric"].to_pylist():
+            if not metric.startswith(MODEL):
+                firsts.setdefault(metric.partition(".")[0], metric)
+    return list(firsts.values())
+
+
+def _models(results: Sequence[ArmResult]) -> dict[str, str]:
+    """Return what each arm's model is, where its metrics say so; once for arms that are alike."""
+    arms: dict[str, list[str]] = {}
+    for result in results:
+        rows = result.metrics.select(["metric", "value"]).to_pylist()
+        said = ", ".join(
+            f"{row['value']:,.0f} {row['metric'].removeprefix(MODEL).replace('_', ' ')}"
+            for row in rows
+            if row["metric"].startswith(MODEL) and row["value"]
+        )
+        if said and result.arm not in arms.setdefault(said, []):
+            arms[said].append(result.arm)
+    return {f"Model of {', '.join(names)}": said for said, names in arms.items()}

@@ -153,11 +153,12 @@ class TrialUnit(Unit):
         self._fetch(self.spec.checkpoint, folder)
 
     def _measure(self, folder: Path, data: Exported, context: WorkerContext) -> None:
-        from winnow.stages.evaluate._tables import measure_all
+        from winnow.stages.evaluate._tables import measure_all, metrics_table, model_scores
 
         columns = sorted({c for e in self.evaluations.values() for c in e.columns})
         subject = self.spec.trainer.load(folder, self._dataset(data, context), columns)
-        metrics, items = measure_all(self.evaluations, subject)
+        scores, items = measure_all(self.evaluations, subject)
+        metrics = pa.concat_tables([scores, metrics_table(model_scores(subject))])
         where = evaluation_folder(self.spec, self.evaluations, data)
         self.storage.put(f"{where}/{ITEMS_FILE}", _parquet(items))
         self.storage.put(f"{where}/{METRICS_FILE}", _parquet(metrics))

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from winnow.contracts.errors import SetupError, ShardError
-from winnow.contracts.trial import ITEMS, METRICS, Captioner, Evaluation, Score
+from winnow.contracts.trial import ITEMS, METRICS, MODEL, Captioner, Evaluation, Score
 from winnow.stages.evaluate._answers import remembering
 
 
@@ -46,6 +46,22 @@ def measure_all(
             seen.add((renamed.metric, renamed.slice))
             scores.append(renamed)
     return metrics_table(scores), items_table(scores)
+
+
+def model_scores(subject: Any) -> list[Score]:
+    """Return what a captioner's ``facts`` say of the model, as scores "model.<fact>" that only
+    describe; none of other subjects."""
+    if not isinstance(subject, Captioner):
+        return []
+    return [
+        Score(
+            metric=f"{MODEL}{name}",
+            value=value,
+            num_items=subject.rows.num_rows,
+            higher_is_better=None,
+        )
+        for name, value in subject.facts.items()
+    ]
 
 
 def metrics_table(scores: Iterable[Score]) -> pa.Table:

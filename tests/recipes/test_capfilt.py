@@ -138,7 +138,10 @@ def test_connectors_are_compared_on_the_same_rows(tmp_path: Path) -> None:
     done = [r for r in rows if r["status"] == "done"]
     assert {r["arm"] for r in done} == set(arms)
     assert {r["num_rows"] for r in done} == {24}
-    assert {r["metric"].partition(".")[0] for r in done} == {"pope", "caption_quality"}
+    assert {r["metric"].partition(".")[0] for r in done} == {"pope", "caption_quality", "model"}
+    tokens = {r["arm"]: r["value"] for r in done if r["metric"] == "model.image_tokens"}
+    assert tokens == {"mlp": 16, "perceiver_prefix": 4, "perceiver_xattn": 4}
+    assert "4 image tokens" in (folder / "index.html").read_text(encoding="utf-8")
     contrasts = pq.read_table(folder / "contrasts.parquet").to_pylist()
     primary = [c for c in contrasts if c["role"] == "primary"]
     assert {(c["arm"], c["other"]) for c in primary} == {("perceiver_prefix", "mlp")}

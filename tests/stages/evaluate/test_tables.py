@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.stages.evaluate.captioners import captioner, world
 from tests.stages.evaluate.subjects import embeddings, random_unit
 from winnow.contracts.errors import SetupError, ShardError
 from winnow.contracts.trial import ITEMS, METRICS, Evaluation, Score
-from winnow.stages.evaluate._tables import measure_all
+from winnow.stages.evaluate._tables import measure_all, metrics_table, model_scores
 from winnow.stages.evaluate.retrieval import Retrieval
 from winnow.stages.evaluate.zero_shot import ZeroShot
 
@@ -58,6 +59,18 @@ def test_scores_become_rows_and_items_of_all_rows_alone() -> None:
         {"metric": "fixed.a", "item": "x", "value": 0.0},
         {"metric": "fixed.a", "item": "y", "value": 1.0},
     ]
+
+
+def test_facts_of_a_captioner_describe_it() -> None:
+    subject = captioner(world(3))
+    scores = model_scores(subject)
+    assert {s.metric: s.value for s in scores} == {
+        f"model.{name}": value for name, value in subject.facts.items()
+    }
+    assert scores
+    assert {(s.num_items, s.higher_is_better) for s in scores} == {(3, None)}
+    assert metrics_table(scores).num_rows == len(scores)
+    assert model_scores(embeddings(random_unit(2), random_unit(2, 1))) == []
 
 
 def test_no_evaluation_gives_empty_tables() -> None:
