@@ -2,13 +2,15 @@
 
     python benchmarks/caption.py                              # a BLIP and a projector, both random
     python benchmarks/caption.py --model ./blip --device cuda --batch-size 64 --images 512
+    python benchmarks/caption.py --engine projector --connector qformer --queries 49
 
 Both sides go from encoded bytes to texts, on as many threads:
 
     plain    Pillow, the model's processor, ``generate`` (greedy, its own cache), ``batch_decode``
     stage    the stage's ``annotate``: Arrow in, texts and log-likelihoods out
 
-For a projector, "plain" is the same prefix given to its language model's own ``generate``.
+For a projector, "plain" is the same prefix given to its language model's own ``generate``; gated
+layers, which are no prefix, have no such side.
 
 They take turns ``--rounds`` times; the medians and their ratio are printed. Tokens are those that
 were written, the end included. Needs ``pip install "winnow-data[captions]"``.
@@ -83,12 +85,14 @@ def random_blip(folder: Path, *, width: int, layers: int, side: int) -> str:
     return str(folder)
 
 
-def random_projector(folder: Path) -> str:
+def random_projector(folder: Path, connector: str, num_queries: int) -> str:
     """Write an untrained connector between the packaged tower and the packaged language model."""
     from winnow.models.projector import build_projector
     from winnow.models.projector_files import ProjectorConfig, save_projector
 
-    config = ProjectorConfig(tower="patches", language_model="tiny-lm")
+    config = ProjectorConfig(
+        tower="patches", language_model="tiny-lm", connector=connector, num_queries=num_queries
+    )
     save_projector(folder, build_projector(config, seed=0, device="cpu"))
     return str(folder)
 
@@ -197,8 +201,9 @@ def measure(engine: str, model: str, settings: argparse.Namespace) -> None:
     language = getattr(captioner, "projector", None)
     settings.ends = captioner.ends if language is None else {language.language.eos_id}
     images = jpegs(settings.images)
-    sides = {"plain": plain_side(worker, images, settings)}
-    sides["stage"] = stage_side(stage, worker, images)
+    sides = {"stage": stage_side(stage, worker, images)}
+    if language is None or language.gated is None:
+        sides = {"plain": plain_side(worker, images, settings), **sides}
     found: dict[str, list[tuple[float, int]]] = {name: [] for name in sides}
     for turn in range(settings.rounds + 1):
         for name, side in sides.items():
@@ -213,7 +218,8 @@ def measure(engine: str, model: str, settings: argparse.Namespace) -> None:
         print(
             f"{engine:10} {name:6} {rates[name]:8.1f} captions/s {tokens / seconds:9.0f} tokens/s"
         )
-    print(f"{engine:10} ratio  {rates['stage'] / rates['plain']:8.2f} (stage / plain)")
+    if "plain" in rates:
+        print(f"{engine:10} ratio  {rates['stage'] / rates['plain']:8.2f} (stage / plain)")
 
 
 def main() -> None:
@@ -221,6 +227,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", help="a folder; default: random ones")
     parser.add_argument("--engine", choices=["hf", "projector"], help="default: both")
+    parser.add_argument("--connector", default="mlp", help="of the random projector")
+    parser.add_argument("--queries", type=int, default=32, help="of its connector")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--images", type=int, default=64)
@@ -241,7 +249,7 @@ def main() -> None:
                 sizes = {"width": settings.width, "layers": settings.layers}
                 model = random_blip(folder, **sizes, side=224)
             else:
-                model = random_projector(folder)
+                model = random_projector(folder, settings.connector, settings.queries)
             measure(engine, model, settings)
 
 
