@@ -19,6 +19,7 @@ from winnow.pipeline.ablation_tables import (
     CONTRASTS_FILE,
     METRICS_FILE,
     contrast_rows,
+    means_csv,
     metric_rows,
     to_parquet,
 )
@@ -64,8 +65,8 @@ def write_ablation(
 ) -> list[str]:
     """Write an ablation's tables, pictures and page into a folder; return the names written.
 
-    metrics.parquet, contrasts.parquet, table.txt, index.html, and <picture>.png and .svg for each
-    of verdict, curve and gap that there is something to draw for. The same results give the same
+    metrics.parquet, contrasts.parquet, means.csv, table.txt, index.html, and <picture>.png and .svg
+    for each of verdict, curve and gap that there is something to draw for. The same results give the same
     bytes, in whatever order they come.
     Fails: SetupError where results contradict each other.
     """
@@ -74,6 +75,7 @@ def write_ablation(
     files = {
         "metrics.parquet": to_parquet(metric_rows(analysis.results), METRICS_FILE),
         "contrasts.parquet": to_parquet(contrast_rows(analysis), CONTRASTS_FILE),
+        "means.csv": means_csv(analysis.results),
         "table.txt": ("\n".join(_text(analysis)) + "\n").encode(),
         "index.html": _page(analysis, drawn).encode("utf-8", "replace"),
     }

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import io
 from collections.abc import Iterator
+from statistics import fmean, stdev
 from typing import Any
 
 import pyarrow as pa
@@ -62,6 +64,9 @@ CONTRASTS_FILE = pa.schema(
 """family: "table", or "slices", differences without a verdict. Null: it could not be measured."""
 
 
+MEANS = ("metric", "budget", "arm", "kind", "num_seeds", "mean", "sd")
+
+
 def to_parquet(rows: Iterator[dict[str, Any]], schema: pa.Schema) -> bytes:
     """Return rows as the bytes of a Parquet file."""
     buffer = io.BytesIO()
@@ -76,6 +81,26 @@ def metric_rows(results: Results) -> Iterator[dict[str, Any]]:
         about = {f.name: getattr(row, f.name) for f in METRICS_FILE if hasattr(row, f.name)}
         for entry in row.metrics.to_pylist() or [{**empty, "higher_is_better": None}]:
             yield {**about, **entry}
+
+
+def means_csv(results: Results) -> bytes:
+    """Return every metric's mean on the test set over the seeds of each arm and budget, as CSV.
+
+    Columns: MEANS. sd: standard deviation between seeds, empty for one. Whole metrics only, not
+    their slices; arms are not compared.
+    """
+    values: dict[tuple[Any, ...], list[float]] = {}
+    for row in metric_rows(results):
+        if row["split"] == "test" and row["slice"] == "" and row["value"] is not None:
+            about = tuple(row[name] for name in MEANS[:4])
+            values.setdefault(about, []).append(row["value"])
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(MEANS)
+    for about, found in sorted(values.items()):
+        spread = f"{stdev(found):.6g}" if len(found) > 1 else ""
+        writer.writerow([*about, len(found), f"{fmean(found):.6g}", spread])
+    return out.getvalue().encode()
 
 
 def contrast_rows(analysis: Analysis) -> Iterator[dict[str, Any]]:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
@@ -121,6 +122,16 @@ def test_metrics_hold_every_value_of_every_trial(folder: Path, results: list[Arm
         == (one.arm, one.budget, one.seed, one.split)
     }
     assert mine == {(e["metric"], e["slice"]): e["value"] for e in one.metrics.to_pylist()}
+
+
+def test_means_are_those_of_the_test_set_over_seeds(folder: Path) -> None:
+    found = pd.read_csv(folder / "means.csv")
+    frame = pq.read_table(folder / "metrics.parquet").to_pandas()
+    frame = frame[(frame["split"] == "test") & (frame["slice"] == "")].dropna(subset="value")
+    grouped = frame.groupby(["metric", "budget", "arm", "kind"])["value"]
+    expected = grouped.agg(num_seeds="count", mean="mean", sd="std").reset_index()
+    assert len(found) > 20
+    pd.testing.assert_frame_equal(found, expected, check_dtype=False, rtol=1e-5)
 
 
 def test_contrasts_never_say_more_than_their_interval(folder: Path) -> None:
@@ -244,7 +255,7 @@ def test_the_same_results_give_the_same_bytes_in_any_order_and_process(
     subprocess.run(command, check=True, env={"PYTHONHASHSEED": "7", "HOME": str(tmp_path)})
     names = sorted(path.name for path in folder.iterdir())
     assert names == sorted(path.name for path in (tmp_path / "y").iterdir())
-    assert len(names) == 10
+    assert len(names) == 11
     for name in names:
         assert (tmp_path / "y" / name).read_bytes() == (folder / name).read_bytes(), name
 
