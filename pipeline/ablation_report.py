@@ -66,8 +66,8 @@ def write_ablation(
     """Write an ablation's tables, pictures and page into a folder; return the names written.
 
     metrics.parquet, contrasts.parquet, means.csv, table.txt, index.html, and <picture>.png and .svg
-    for each of verdict, curve and gap that there is something to draw for. The same results give the same
-    bytes, in whatever order they come.
+    for each of verdict, curve and gap that there is something to draw for. The same results give
+    the same bytes, in whatever order they come.
     Fails: SetupError where results contradict each other.
     """
     analysis = analyse(design, Results(results))
