@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from patch_scenes import GROUND, UNSURE, WORLDS, draw, names
+from patch_scenes import COLORS, CROWDS, EQUALS, FEW, GROUND, KNOWN, UNSURE, Drawn, draw, names
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, normalize
 from torch.optim import AdamW
@@ -16,31 +15,56 @@ from torch.optim import AdamW
 from winnow.models.checkpoint import architecture, find_model
 from winnow.models.contrastive import build_network, load_model
 from winnow.models.vision_tower import VisionTower
-from winnow.stages.sources._scenes import CONCEPTS, SceneOptions, scene
+from winnow.stages.sources._scenes import SceneOptions
 
 HELD_OUT_SEED = 91_001
 ROWS, EPOCHS = 50, 12
 
 
-def layers(visual: Any, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the normalised patch tokens of the penultimate and of the last layer, (B, P, V)."""
-    tokens = visual._embeds(images)
-    *blocks, last = visual.transformer.resblocks
-    for block in blocks:
-        tokens = block(tokens)
-    return visual.ln_post(tokens[:, 1:]), visual.ln_post(last(tokens)[:, 1:])
+def area_under_curve(score_BN: torch.Tensor, there_BN: torch.Tensor) -> float:
+    """Return how often a picture with a thing scores above one without it, mean over things."""
+    positives, count = there_BN.sum(dim=0).double(), len(there_BN)
+    ranks = score_BN.argsort(dim=0).argsort(dim=0).double()
+    known = (positives > 0) & (positives < count)
+    wins = (ranks * there_BN).sum(dim=0) - positives * (positives - 1) / 2
+    return (wins / (positives * (count - positives)))[known].mean().item()
 
 
-def zero_shot(folder: Path, per_concept: int = 2) -> dict[str, float]:
-    """Return how often the name of a picture's only thing is the nearest of all names."""
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """Of a head's answers: the area under the curve of "is this thing in the picture" (by a thing's
+    greatest logit), and the shares of patches that show a thing, or a painted one, named right."""
+
+    area: float
+    thing: float
+    color: float
+
+    def __str__(self) -> str:
+        return f"AUC {self.area:.3f}  thing {self.thing:.3f}  color {self.color:.3f}"
+
+
+def fit_of(thing_BPN: torch.Tensor, color_BPC: torch.Tensor, drawn: Drawn) -> Fit:
+    """Return the fit of logits of names (and the ground), and of colors."""
+    shows = (drawn.things != GROUND) & (drawn.things != UNSURE)
+    painted = drawn.colors > 0
+    thing_BPN = thing_BPN[..., :GROUND]
+    return Fit(
+        area=area_under_curve(thing_BPN.amax(dim=1), drawn.there),
+        thing=(thing_BPN.argmax(2) == drawn.things)[shows].float().mean().item(),
+        color=(color_BPC.argmax(2) == drawn.colors)[painted].float().mean().item(),
+    )
+
+
+def zero_shot(folder: Path, per_concept: int = 8) -> dict[str, float]:
+    """Return how often the name of a picture's only thing is the nearest of all it knows."""
     model = load_model(find_model(str(folder.resolve())), device="cpu")
     forms = [model.embed_texts(names(form)[:GROUND]) for form in range(3)]
     name_ND = normalize(torch.stack(forms).mean(dim=0), dim=-1)
     hits = []
-    for index, name in enumerate(CONCEPTS):
-        world = (SceneOptions(max_objects=1, concepts=(name,), aspects=(1.0, 1.0)),)
-        drawn = draw(HELD_OUT_SEED, index, per_concept, world)
-        similar = model.embed_images(torch.from_numpy(drawn.pixels)) @ name_ND.T
+    for index, name in enumerate(KNOWN):
+        world = replace(FEW, max_objects=1, num_concepts=None, concepts=(name,))
+        drawn = draw(HELD_OUT_SEED, index, per_concept, (world,))
+        similar = model.embed_images(drawn.pixels) @ name_ND.T
         hits.append((similar.topk(5).indices == index).float())
     rank = torch.cat(hits)
     return {
@@ -51,32 +75,32 @@ def zero_shot(folder: Path, per_concept: int = 2) -> dict[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """Pictures of 5 to 10 objects: tokens (N, P, V), standardised by the training set; bool (N,
+    """Scenes as a tower sees them: tokens (N, P, V), standardised by the training set; bool (N,
     names), which things are in them; per patch what it shows, as ``patch_scenes.Drawn``."""
 
     tokens: torch.Tensor
     there: torch.Tensor
-    labels: torch.Tensor
+    things: torch.Tensor
+    colors: torch.Tensor
 
 
-def look(tower: VisionTower, count: int, seed: int) -> Seen:
-    """Return ``count`` scenes of a seed as a tower sees them."""
-    tokens, labels = [], []
-    for step in range(count // ROWS):
-        drawn = draw(seed, step, ROWS, WORLDS[1:2])
-        tokens.append(tower(torch.from_numpy(drawn.pixels)))
-        labels.append(torch.from_numpy(drawn.labels))
-    there = torch.zeros(count, GROUND, dtype=torch.bool)
-    for index in range(count):
-        for thing in scene(seed, index, WORLDS[1]).objects:
-            there[index, CONCEPTS.index(thing.concept)] = True
-    return Seen(torch.cat(tokens), there, torch.cat(labels))
+def look(tower: VisionTower, count: int, seed: int, *worlds: SceneOptions) -> Seen:
+    """Return ``count`` scenes of a seed, of the worlds in turn, as a tower sees them."""
+    drawn = [draw(seed, step, ROWS, worlds) for step in range(count // ROWS)]
+    return Seen(
+        tokens=torch.cat([tower(part.pixels) for part in drawn]),
+        there=torch.cat([part.there for part in drawn]),
+        things=torch.cat([part.things for part in drawn]),
+        colors=torch.cat([part.colors for part in drawn]),
+    )
 
 
-def fitted(train: Seen, loss_of: Callable[[nn.Linear, torch.Tensor], torch.Tensor]) -> nn.Linear:
+def fitted(
+    train: Seen, outputs: int, loss_of: Callable[[nn.Linear, torch.Tensor], torch.Tensor]
+) -> nn.Linear:
     """Return a linear layer after a dozen epochs of ``loss_of`` (layer, rows)."""
     torch.manual_seed(0)
-    layer = nn.Linear(train.tokens.shape[-1], GROUND)
+    layer = nn.Linear(train.tokens.shape[-1], outputs)
     optimizer = AdamW(layer.parameters(), lr=1e-2, weight_decay=1e-3)
     for epoch in range(EPOCHS):
         optimizer.param_groups[0]["lr"] = 1e-2 * (1 - epoch / EPOCHS)
@@ -88,7 +112,7 @@ def fitted(train: Seen, loss_of: Callable[[nn.Linear, torch.Tensor], torch.Tenso
     return layer.requires_grad_(False)
 
 
-def picture_probe(train: Seen, test: Seen) -> dict[str, float]:
+def picture_probe(train: Seen, tests: dict[str, Seen]) -> dict[str, float]:
     """Return how well a linear layer knows what is in a picture; its logit: the patches' greatest.
 
     auc: mean over things. recall: share of things among the first k logits, k being how many
@@ -96,57 +120,67 @@ def picture_probe(train: Seen, test: Seen) -> dict[str, float]:
     """
     layer = fitted(
         train,
+        GROUND,
         lambda layer, rows: binary_cross_entropy_with_logits(
             layer(train.tokens[rows]).amax(dim=1), train.there[rows].float()
         ),
     )
-    found = torch.cat([layer(part).amax(dim=1) for part in test.tokens.split(ROWS)])
-    positives, count = test.there.sum(dim=0).double(), len(test.there)
-    ranks = found.argsort(dim=0).argsort(dim=0).double()
-    known = (positives > 0) & (positives < count)
-    wins = (ranks * test.there).sum(dim=0) - positives * (positives - 1) / 2
-    order = found.argsort(dim=1, descending=True).argsort(dim=1)
-    first = order < test.there.sum(dim=1, keepdim=True)
-    return {
-        "probe_auc": (wins / (positives * (count - positives)))[known].mean().item(),
-        "probe_recall": ((first & test.there).sum() / test.there.sum()).item(),
-    }
+    found = {}
+    for name, test in tests.items():
+        score_BN = torch.cat([layer(part).amax(dim=1) for part in test.tokens.split(ROWS)])
+        order = score_BN.argsort(dim=1, descending=True).argsort(dim=1)
+        first = order < test.there.sum(dim=1, keepdim=True)
+        found[f"{name}_auc"] = area_under_curve(score_BN, test.there)
+        found[f"{name}_recall"] = ((first & test.there).sum() / test.there.sum()).item()
+    return found
 
 
-def patch_probe(train: Seen, test: Seen) -> dict[str, float]:
-    """Return how often a linear layer names the thing that a patch shows."""
-
-    def things(seen: Seen, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        labels = seen.labels[rows]
-        shows = (labels != GROUND) & (labels != UNSURE)
-        return seen.tokens[rows][shows], labels[shows]
+def patch_probe(
+    train: Seen, tests: dict[str, Seen], outputs: int, labels_of: Callable[[Seen], torch.Tensor]
+) -> dict[str, float]:
+    """Return how often a linear layer names what a patch shows; labels below 0 are left out."""
 
     def loss_of(layer: nn.Linear, rows: torch.Tensor) -> torch.Tensor:
-        tokens, labels = things(train, rows)
-        return cross_entropy(layer(tokens), labels)
+        labels = labels_of(train)[rows]
+        return cross_entropy(layer(train.tokens[rows][labels >= 0]), labels[labels >= 0])
 
-    layer = fitted(train, loss_of)
-    tokens, labels = things(test, torch.arange(len(test.tokens)))
-    return {"patch_probe": (layer(tokens).argmax(dim=1) == labels).float().mean().item()}
+    layer = fitted(train, outputs, loss_of)
+    found = {}
+    for name, test in tests.items():
+        labels = labels_of(test)
+        right = layer(test.tokens[labels >= 0]).argmax(dim=1) == labels[labels >= 0]
+        found[name] = right.float().mean().item()
+    return found
 
 
 def probes(tower: VisionTower, num_train: int = 3000, num_test: int = 1000) -> dict[str, float]:
-    """Return what both probes find in the penultimate layer's tokens of new scenes."""
-    train, test = (look(tower, n, HELD_OUT_SEED + k) for k, n in ((1, num_train), (2, num_test)))
+    """Return what the probes, fitted to crowds of both kinds, find in the penultimate layer's
+    tokens of the recipe's and of pictures of one to four things."""
+    train = look(tower, num_train, HELD_OUT_SEED + 1, CROWDS, EQUALS)
+    tests = {
+        "crowds": look(tower, num_test, HELD_OUT_SEED + 2, CROWDS),
+        "few": look(tower, num_test, HELD_OUT_SEED + 3, FEW),
+    }
     mean, std = train.tokens.mean((0, 1)), train.tokens.std((0, 1))
-    for seen in (train, test):
+    for seen in (train, *tests.values()):
         seen.tokens.sub_(mean).div_(std)
-    return {**picture_probe(train, test), **patch_probe(train, test)}
+    things = patch_probe(train, tests, GROUND, lambda s: s.things.where(s.things < GROUND, UNSURE))
+    painted = patch_probe(train, tests, len(COLORS), lambda s: s.colors.where(s.colors > 0, UNSURE))
+    return {
+        **picture_probe(train, tests),
+        **{f"{name}_thing_of_patch": value for name, value in things.items()},
+        **{f"{name}_paint_of_patch": value for name, value in painted.items()},
+    }
 
 
 def evaluate(folder: Path) -> dict[str, float]:
     """Print and return what the tower knows, beside an untrained one of the same shape."""
     tower = VisionTower.load(str(folder.resolve()), device="cpu")
     found = {**zero_shot(folder), **probes(tower)}
-    untrained = build_network(architecture("patches")["model_cfg"], seed=1).visual
+    untrained = build_network(architecture(str(folder.resolve()))["model_cfg"], seed=1).visual
     bare = VisionTower("untrained", untrained, tower.preprocess, content="", max_tiles=0)
     found |= {f"untrained_{name}": value for name, value in probes(bare).items()}
     for name, value in found.items():
-        print(f"{name:>26}  {value:.3f}")
-    print(f"{'flops':>26}  {tower.flops():,}")
+        print(f"{name:>32}  {value:.3f}")
+    print(f"{'flops':>32}  {tower.flops():,}")
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,7 +11,6 @@ from PIL import Image
 from torch.nn.functional import normalize
 
 from winnow.stages.sources._scenes import (
-    CONCEPTS,
     Scene,
     SceneOptions,
     caption,
@@ -20,31 +19,75 @@ from winnow.stages.sources._scenes import (
     scene,
 )
 from winnow.stages.sources._scenes.captions import Statement, article
-from winnow.stages.sources._scenes.sprites import CONCEPT
+from winnow.stages.sources._scenes.model import ranked_concepts
+from winnow.stages.sources._scenes.sprites import CONCEPT, PAINTS
+from winnow.stages.sources.scenes import SceneSource
 
 SIZE, GRID = 112, 14
-WORLDS = (
-    SceneOptions(max_objects=4, aspects=(1.0, 1.0)),
-    SceneOptions(min_objects=5, max_objects=10, aspects=(1.0, 1.0)),
-    SceneOptions(max_objects=8),  # other aspects, squashed
+KNOWN = ranked_concepts()[:96]
+COLORS = ("its own", *PAINTS)
+CROWDS = (
+    SceneSource(
+        objects=(6, 10),
+        weights="zipf",
+        co_occurrence=0.5,
+        captions="paragraph",
+        num_concepts=80,
+        sizes=(128, 128),
+        aspects=(1.0, 1.0),
+    )
+    .world()
+    .options
 )
-GROUND, UNSURE = len(CONCEPTS), -100
+"""The world of recipes/scenes-crowds.yaml."""
+EQUALS = replace(
+    CROWDS,
+    min_objects=5,
+    max_objects=12,
+    weights="uniform",
+    co_occurrence=0.0,
+    color_share=0.6,
+    num_concepts=len(KNOWN),
+)
+FEW = replace(EQUALS, min_objects=1, max_objects=4, crowd=False)
+WORLDS = (CROWDS, EQUALS, EQUALS, FEW, CROWDS, EQUALS, EQUALS, EQUALS)
+"""What is trained on, in turn: of the recipe's crowds the last of 80 names is 0.25 % of things."""
+GROUND, UNSURE = len(KNOWN), -100
 TEXT_SEED = 30_002
+_INDEX = {name: index for index, name in enumerate(KNOWN)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Drawn:
-    """A batch: uint8 (B, H, W, 3), captions, and per patch the thing's index, GROUND or UNSURE."""
+    """A batch of scenes: uint8 (B, H, W, 3), and what each of their patches shows, int64 (B, P).
 
-    pixels: np.ndarray
-    texts: list[str]
-    labels: np.ndarray
+    things: index of a name, GROUND or UNSURE.  colors: index in COLORS of the thing's paint, UNSURE
+    where ``things`` is no name.
+    """
+
+    scenes: list[Scene]
+    pixels: torch.Tensor
+    things: torch.Tensor
+    colors: torch.Tensor
+
+    @property
+    def there(self) -> torch.Tensor:
+        """Which things are in the pictures, bool (B, names)."""
+        found = torch.zeros(len(self.scenes), len(KNOWN), dtype=torch.bool)
+        for row, described in enumerate(self.scenes):
+            found[row, [_INDEX[thing.concept] for thing in described.objects]] = True
+        return found
+
+    def texts(self, seed: int) -> list[str]:
+        """Return a caption per scene."""
+        rng = np.random.default_rng([seed, self.scenes[0].index])
+        return [caption(s, variant=int(rng.integers(num_variants()))) for s in self.scenes]
 
 
-def patch_labels(described: Scene) -> np.ndarray:
-    """Return what is in each patch, in raster order: what covers at least half of it."""
+def patch_labels(described: Scene) -> tuple[np.ndarray, np.ndarray]:
+    """Return what is in each patch, in raster order: what covers at least half of it; its color."""
     best = np.zeros((GRID, GRID))
-    labels = np.full((GRID, GRID), GROUND)
+    things, colors = np.full((GRID, GRID), GROUND), np.full((GRID, GRID), UNSURE)
     low = np.arange(GRID)
     for thing in described.objects:
         x0, y0, x1, y1 = (GRID * v for v in thing.box)
@@ -52,45 +95,48 @@ def patch_labels(described: Scene) -> np.ndarray:
         down = np.clip(np.minimum(y1, low + 1) - np.maximum(y0, low), 0, 1)
         cover = down[:, None] * across[None, :]
         cover[np.unravel_index(cover.argmax(), cover.shape)] = 1.0  # the least thing has a patch
-        labels[cover > best] = CONCEPTS.index(thing.concept)
+        things[cover > best] = _INDEX[thing.concept]
+        colors[cover > best] = COLORS.index(thing.color or "its own")
         best = np.maximum(best, cover)
-    labels[(best > 0.1) & (best < 0.5)] = UNSURE
-    labels[best <= 0.1] = GROUND
-    return labels.reshape(-1)
+    things[best < 0.5] = colors[best < 0.5] = UNSURE
+    things[best <= 0.1] = GROUND
+    return things.reshape(-1), colors.reshape(-1)
 
 
 def picture(described: Scene, rng: np.random.Generator) -> Image.Image:
-    """Draw a scene as a square; one in five larger, through a JPEG and down again."""
-    if rng.random() >= 0.2:
+    """Draw a scene as a square: half of them larger, mostly as recipes do, and through a JPEG."""
+    if rng.random() < 0.5:
         return render(described, SIZE, SIZE)
-    side = int(rng.integers(SIZE, 3 * SIZE))
+    side = described.width if rng.random() < 0.7 else int(rng.integers(SIZE, 3 * SIZE))
     buffer = io.BytesIO()
-    render(described, side, side).save(buffer, "JPEG", quality=int(rng.integers(50, 96)))
+    render(described, side, side).save(buffer, "JPEG", quality=int(rng.integers(60, 96)))
     return Image.open(buffer).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
 
 
 def draw(seed: int, step: int, count: int, worlds: tuple[SceneOptions, ...] = WORLDS) -> Drawn:
     """Return batch number ``step``: always the same."""
     rng = np.random.default_rng([seed, step])
-    pixels, texts, labels = [], [], []
-    for index in range(step * count, (step + 1) * count):
-        described = scene(seed, index, worlds[index % len(worlds)])
-        pixels.append(np.asarray(picture(described, rng)))
-        texts.append(caption(described, variant=int(rng.integers(num_variants()))))
-        labels.append(patch_labels(described))
+    numbers = range(step * count, (step + 1) * count)
+    scenes = [scene(seed, index, worlds[index % len(worlds)]) for index in numbers]
+    pixels = np.stack([np.asarray(picture(described, rng)) for described in scenes])
     light = rng.uniform(0.85, 1.15, (count, 1, 1, 1))
-    lit = np.clip(np.stack(pixels) * light, 0, 255).astype(np.uint8)
-    return Drawn(pixels=lit, texts=texts, labels=np.stack(labels))
+    things, colors = (np.stack(v) for v in zip(*map(patch_labels, scenes), strict=True))
+    return Drawn(
+        scenes=scenes,
+        pixels=torch.from_numpy(np.clip(pixels * light, 0, 255).astype(np.uint8)),
+        things=torch.from_numpy(things),
+        colors=torch.from_numpy(colors),
+    )
 
 
-def names(step: int) -> list[str]:
+def names(form: int) -> list[str]:
     """Return a text per thing, and one for the ground."""
     said = (
         lambda name: name,
         lambda name: f"{article(name)} {name}",
         lambda name: CONCEPT[name].plural,
-    )[step % 3]
-    return [*map(said, CONCEPTS), "a background"]
+    )[form]
+    return [*map(said, KNOWN), "a background"]
 
 
 class Codes:
