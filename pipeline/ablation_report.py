@@ -72,10 +72,11 @@ def write_ablation(
     """
     analysis = analyse(design, Results(results))
     drawn = pictures(analysis)
+    metrics = list(metric_rows(analysis.results))
     files = {
-        "metrics.parquet": to_parquet(metric_rows(analysis.results), METRICS_FILE),
-        "contrasts.parquet": to_parquet(contrast_rows(analysis), CONTRASTS_FILE),
-        "means.csv": means_csv(analysis.results),
+        "metrics.parquet": to_parquet(metrics, METRICS_FILE),
+        "contrasts.parquet": to_parquet(list(contrast_rows(analysis)), CONTRASTS_FILE),
+        "means.csv": means_csv(metrics),
         "table.txt": ("\n".join(_text(analysis)) + "\n").encode(),
         "index.html": _page(analysis, drawn).encode("utf-8", "replace"),
     }

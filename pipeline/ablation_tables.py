@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
@@ -65,12 +65,13 @@ CONTRASTS_FILE = pa.schema(
 
 
 MEANS = ("metric", "budget", "arm", "kind", "num_seeds", "mean", "sd")
+"""Columns of means.csv."""
 
 
-def to_parquet(rows: Iterator[dict[str, Any]], schema: pa.Schema) -> bytes:
+def to_parquet(rows: Sequence[dict[str, Any]], schema: pa.Schema) -> bytes:
     """Return rows as the bytes of a Parquet file."""
     buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(list(rows), schema), buffer, compression="zstd")
+    pq.write_table(pa.Table.from_pylist(rows, schema), buffer, compression="zstd")
     return buffer.getvalue()
 
 
@@ -83,14 +84,14 @@ def metric_rows(results: Results) -> Iterator[dict[str, Any]]:
             yield {**about, **entry}
 
 
-def means_csv(results: Results) -> bytes:
+def means_csv(rows: Sequence[dict[str, Any]]) -> bytes:
     """Return every metric's mean on the test set over the seeds of each arm and budget, as CSV.
 
-    Columns: MEANS. sd: standard deviation between seeds, empty for one. Whole metrics only, not
-    their slices; arms are not compared.
+    rows: of METRICS_FILE. sd: standard deviation between seeds, empty for one. Whole metrics only,
+    not their slices; arms are not compared.
     """
     values: dict[tuple[Any, ...], list[float]] = {}
-    for row in metric_rows(results):
+    for row in rows:
         if row["split"] == "test" and row["slice"] == "" and row["value"] is not None:
             about = tuple(row[name] for name in MEANS[:4])
             values.setdefault(about, []).append(row["value"])

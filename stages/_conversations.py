@@ -13,12 +13,12 @@ from typing import Literal, TypeVar
 
 from winnow.contracts.identity import stable_hash64
 from winnow.models.conversation import CAPTION_PROMPT, PARAGRAPH_PROMPT, Turn
+from winnow.stages._words import NUMBER_WORDS
 
 Kind = Literal["conversation", "detail", "reasoning"]
 T = TypeVar("T")
 
-_NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten",
-            "eleven", "twelve")  # fmt: skip
+_NUMBERS = ("no", *NUMBER_WORDS[1:13])
 _SAME = (
     "deer",
     "fish",

@@ -1,9 +1,15 @@
-"""Words: by white space, and one per character in scripts that write none."""
+"""Words: by white space, and one per character in scripts that write none; those of numbers."""
 
 from __future__ import annotations
 
 import re
 
+NUMBER_WORDS = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
+    "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+    "twenty",
+)  # fmt: skip
+"""The word of each number, from 0."""
 # Han, kana and their extensions: each such character is a word of its own, as word processors
 # count. Their punctuation and the ideographic space only separate.
 _NO_SPACES = re.compile(

@@ -7,17 +7,13 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from winnow.stages._objects import Mention, Vocabulary, Word, words_of
+from winnow.stages._words import NUMBER_WORDS
 
 COLORS = (
     "red", "orange", "yellow", "green", "blue", "purple", "pink", "black", "white", "brown",
     "gray", "grey",
 )  # fmt: skip
-_NUMBERS = (
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten",
-    "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen",
-    "nineteen", "twenty",
-)  # fmt: skip
-_COUNTS = {word: number for number, word in enumerate(_NUMBERS)} | {"a": 1, "an": 1, "no": 0}
+_COUNTS = {word: number for number, word in enumerate(NUMBER_WORDS)} | {"a": 1, "an": 1, "no": 0}
 _DETERMINERS = {"the", "this", "that", "these", "those", "its", "another"}
 _SIZES = {"small", "large", "big", "little", "tiny", "huge"}
 _PREDICATES = {

@@ -160,10 +160,10 @@ class Pope(Evaluation):
         objects = [names or [] for names in object_lists("pope", found.table, self.objects)]
         own = count_objects(objects)
         known = own if self.statistics is None else read_statistics("pope", self.statistics)
-        chooser = Chooser(known, list(own.objects), self.seed)
+        chooser, keys = Chooser(known, list(own.objects), self.seed), found.keys
         asked = [
             chooser.questions(key, names, self.num_questions)
-            for key, names in zip(found.keys, objects, strict=True)
+            for key, names in zip(keys, objects, strict=True)
         ]
         places = [place for place, questions in enumerate(asked) if questions is not None]
         if not places:
@@ -171,11 +171,10 @@ class Pope(Evaluation):
             raise SetupError(msg)
         answers = self._answers(subject, found, asked)
         slices = slice_keys("pope", found.table, self.slices, self.max_slices)
-        keys = [found.keys[place] for place in places]
         counts = {s: _counts(asked, answers, places, s) for s in SPLITS}
         unparsed = sum(said is None for said in answers.values())
         return [
-            *all_scores(_ratios(counts, keys), slices),
+            *all_scores(_ratios(counts, [keys[place] for place in places]), slices),
             Score(
                 metric="pope.unparsed",
                 value=unparsed / len(answers),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,17 +14,18 @@ from winnow.contracts.registry import register_evaluation
 from winnow.contracts.trial import Captioner, Evaluation, Score
 from winnow.models.conversation import Turn, llava_conversation
 from winnow.stages._objects import words_of
+from winnow.stages._words import NUMBER_WORDS
 from winnow.stages.evaluate._answers import Pictures, ask, complete_pictures
 from winnow.stages.evaluate._parameters import check_least, check_names
 from winnow.stages.evaluate._ratios import Ratio, all_scores, mean, ratio
 from winnow.stages.evaluate._slices import slice_keys
 
+NAME = "question_answering"
 Kind = Literal["yes_no", "number", "other"]
 KINDS: tuple[Kind, ...] = ("yes_no", "number", "other")
 _ARTICLES = ("a", "an", "the")
-_COUNTED = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten",
-            "eleven", "twelve")  # fmt: skip
-_NUMBERS = {word: str(value) for value, word in enumerate(_COUNTED)} | {"no": "0", "none": "0"}
+_NUMBERS = {word: str(value) for value, word in enumerate(NUMBER_WORDS[:13])}
+_NUMBERS |= {"no": "0", "none": "0"}
 _ASKS_NUMBER = re.compile(r"\s*(how many|count)\b", re.IGNORECASE)
 
 
@@ -73,7 +74,7 @@ def _number(text: str) -> str | None:
     return next((word for word in found if word.isdecimal()), None)
 
 
-@register_evaluation("question_answering", version=1)
+@register_evaluation(NAME, version=1)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QuestionAnswering(Evaluation):
     """Ask the questions of each picture's conversation one by one, without what was said before.
@@ -112,33 +113,32 @@ class QuestionAnswering(Evaluation):
     subject = "captions"
 
     def __post_init__(self) -> None:
-        check_names("question_answering", "conversations", (self.conversations,))
-        check_names("question_answering", "slices", self.slices)
-        check_least("question_answering", "max_words", self.max_words, 1)
-        check_least("question_answering", "max_tokens", self.max_tokens, 1)
-        check_least("question_answering", "max_slices", self.max_slices, 1)
+        check_names(NAME, "conversations", (self.conversations,))
+        check_names(NAME, "slices", self.slices)
+        check_least(NAME, "max_words", self.max_words, 1)
+        check_least(NAME, "max_tokens", self.max_tokens, 1)
+        check_least(NAME, "max_slices", self.max_slices, 1)
 
     @property
     def columns(self) -> tuple[str, ...]:
         return (self.conversations, *self.slices)
 
     def measure(self, subject: Captioner) -> list[Score]:
-        who = "question_answering"
-        found = complete_pictures(who, subject, [self.conversations])
-        asked = [self._questions(value) for value in found.table[self.conversations].to_pylist()]
-        places = [place for place, turns in enumerate(asked) if turns]
-        if not places:
+        found = complete_pictures(NAME, subject, [self.conversations])
+        values = found.table[self.conversations].to_pylist()
+        asked = {p: turns for p, value in enumerate(values) if (turns := self._questions(value))}
+        if not asked:
             msg = (
-                f"{who}: column {self.conversations!r} has no question with an answer of at most "
+                f"{NAME}: column {self.conversations!r} has no question with an answer of at most "
                 f"{self.max_words} words"
             )
             raise SetupError(msg)
-        judged = self._judged(subject, found, asked, places)
-        slices = slice_keys(who, found.table, self.slices, self.max_slices)
-        keys = [found.keys[place] for place in places]
+        judged = self._judged(subject, found, asked)
+        slices = slice_keys(NAME, found.table, self.slices, self.max_slices)
+        keys = found.keys
         return [
-            *all_scores(_ratios(judged, keys), slices),
-            found.left_out_score(who, len(found) - len(places)),
+            *all_scores(_ratios(judged, [keys[place] for place in asked]), slices),
+            found.left_out_score(NAME, len(found) - len(asked)),
         ]
 
     def _questions(self, value: object) -> list[Turn]:
@@ -147,28 +147,13 @@ class QuestionAnswering(Evaluation):
         return list(short.values())
 
     def _judged(
-        self,
-        subject: Captioner,
-        found: Pictures,
-        asked: Sequence[Sequence[Turn]],
-        places: Sequence[int],
+        self, subject: Captioner, found: Pictures, asked: Mapping[int, Sequence[Turn]]
     ) -> list[list[_Judged]]:
-        wanted = [(place, turn) for place in places for turn in asked[place]]
-        rows = [found.rows[place] for place, _ in wanted]
-        prompts = [turn.prompt for _, turn in wanted]
-        answers = ask("question_answering", subject, rows, prompts, self.max_tokens)
-        judged: dict[int, list[_Judged]] = {place: [] for place in places}
-        for (place, turn), answer in zip(wanted, answers, strict=True):
-            kind = kind_of(turn.prompt, turn.answer)
-            judged[place].append(
-                _Judged(
-                    kind=kind,
-                    right=is_right(kind, answer.text, turn.answer),
-                    f1=f1(answer.text, turn.answer),
-                    yes=_words(answer.text)[:1] == ["yes"],
-                )
-            )
-        return list(judged.values())
+        """Return what the answers are worth, by picture."""
+        rows = [found.rows[place] for place, turns in asked.items() for _ in turns]
+        prompts = [turn.prompt for turns in asked.values() for turn in turns]
+        answers = iter(ask(NAME, subject, rows, prompts, self.max_tokens))
+        return [[_judge(turn, next(answers).text) for turn in turns] for turns in asked.values()]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -181,36 +166,33 @@ class _Judged:
     yes: bool
 
 
+def _judge(turn: Turn, answer: str) -> _Judged:
+    kind = kind_of(turn.prompt, turn.answer)
+    return _Judged(
+        kind=kind,
+        right=is_right(kind, answer, turn.answer),
+        f1=f1(answer, turn.answer),
+        yes=_words(answer)[:1] == ["yes"],
+    )
+
+
 def _ratios(judged: Sequence[Sequence[_Judged]], keys: Sequence[str]) -> list[Ratio]:
-    who, sizes = "question_answering", [len(some) for some in judged]
-    of_kind = {k: [[one for one in some if one.kind == k] for some in judged] for k in KINDS}
-    found = [ratio(f"{who}.accuracy", [sum(j.right for j in some) for some in judged], sizes, keys)]
-    found += [
-        ratio(
-            f"{who}.{kind}",
-            [sum(j.right for j in some) for some in rows],
-            [len(some) for some in rows],
-            keys,
-        )
-        for kind, rows in of_kind.items()
-    ]
-    sums = [sum(j.f1 for j in some) for some in judged]
-    others, asked_yes = of_kind["other"], of_kind["yes_no"]
+    def share(
+        metric: str,
+        worth: Callable[[_Judged], float],
+        kind: Kind | None = None,
+        better: bool | None = True,
+    ) -> Ratio:
+        """Of all questions, or of those of a kind."""
+        counted = [[j for j in some if kind in (None, j.kind)] for some in judged]
+        sums, sizes = [sum(map(worth, some)) for some in counted], [len(some) for some in counted]
+        return ratio(f"{NAME}.{metric}", sums, sizes, keys, better)
+
     return [
-        *found,
-        ratio(f"{who}.f1", sums, sizes, keys),
-        ratio(
-            f"{who}.other_f1",
-            [sum(j.f1 for j in some) for some in others],
-            [len(some) for some in others],
-            keys,
-        ),
-        ratio(
-            f"{who}.yes_rate",
-            [sum(j.yes for j in some) for some in asked_yes],
-            [len(some) for some in asked_yes],
-            keys,
-            None,
-        ),
-        mean(f"{who}.num_questions", sizes, keys, None),
+        share("accuracy", lambda j: j.right),
+        *(share(kind, lambda j: j.right, kind) for kind in KINDS),
+        share("f1", lambda j: j.f1),
+        share("other_f1", lambda j: j.f1, "other"),
+        share("yes_rate", lambda j: j.yes, "yes_no", None),
+        mean(f"{NAME}.num_questions", [len(some) for some in judged], keys, None),
     ]

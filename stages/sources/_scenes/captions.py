@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from winnow.stages._words import NUMBER_WORDS
 from winnow.stages.sources._scenes.holdout import EVALUATION, may_say
 from winnow.stages.sources._scenes.model import Background, Group, Part, Relation, Scene
 from winnow.stages.sources._scenes.sprites import CONCEPT, name_in
@@ -52,10 +53,7 @@ TEMPLATES: Mapping[Part, tuple[str, ...]] = MappingProxyType(
 )
 """Templates by part. Captions of validation and test state more facts, which can be swapped."""
 
-_NUMBERS = (
-    ("no", "a", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven")
-    + ("twelve", "thirteen", "fourteen", "fifteen", "sixteen")
-)  # fmt: skip
+_NUMBERS = ("no", "a", *NUMBER_WORDS[2:17])
 MAX_COUNT = len(_NUMBERS) - 1
 _AN = ("a", "e", "i", "o", "u", "hour")
 _NOT_AN = ("uni", "uku")
