@@ -13,7 +13,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError  # noqa: E40
 from winnow.contracts.errors import SetupError, ShardError  # noqa: E402
 from winnow.contracts.stage import Resources, WorkerOptions  # noqa: E402
 from winnow.pipeline.executor import Executor, Outcome  # noqa: E402
-from winnow.pipeline.supervisor import Supervisor  # noqa: E402
+from winnow.pipeline.supervisor import GRACE_S, Supervisor  # noqa: E402
 from winnow.pipeline.units import Unit, UnitResult  # noqa: E402
 
 log = logging.getLogger(__name__)
@@ -60,6 +60,10 @@ class Worker:
     def pids(self) -> tuple[int, int | None]:
         """Return the process ids of the actor and of its child."""
         return os.getpid(), self._supervisor.pid
+
+    def leave(self) -> None:
+        """End the child in the middle of what it does; it removes its files."""
+        self._supervisor.leave()
 
     def _count(self, rows: int) -> None:
         with self._lock:
@@ -166,9 +170,7 @@ class RayExecutor(Executor):
         return ended
 
     def close(self) -> None:
-        for pool in self._pools.values():
-            for slot in pool:
-                ray.kill(slot.actor)
+        _end([slot for pool in self._pools.values() for slot in pool])
         self._pools.clear()
         if self._owns_ray:
             ray.shutdown()
@@ -187,7 +189,7 @@ class RayExecutor(Executor):
         for call, (shape, slot) in busy.items():
             if call in done or slot.unit is None or now - slot.began < self._deadline_s:
                 continue
-            ray.kill(slot.actor)
+            _end([slot])
             self._replace(shape, slot)
             msg = f"not done after {self._deadline_s:g} s (--deadline)"
             error = ShardError(msg)
@@ -252,7 +254,7 @@ class RayExecutor(Executor):
         for other, pool in self._pools.items():
             idle = [s for s in pool if s.answered and s.unit is None]
             if other != shape and idle:
-                ray.kill(idle[0].actor)
+                _end(idle[:1])
                 pool.remove(idle[0])
                 for slot in self._pools[shape]:
                     slot.began = now
@@ -273,6 +275,18 @@ class RayExecutor(Executor):
             max_concurrency=2,
         ).remote(self._options)
         return _Slot(actor=actor, ready=actor.ready.remote(), began=time.monotonic())
+
+
+def _end(slots: Sequence[_Slot]) -> None:
+    """End workers. Those that have begun first end their children: Ray would kill these too, and
+    with them what removes their files."""
+    try:
+        leaving = [slot.actor.leave.remote() for slot in slots if slot.answered]
+        if leaving:
+            ray.wait(leaving, num_returns=len(leaving), timeout=GRACE_S + 2)
+    finally:
+        for slot in slots:
+            ray.kill(slot.actor)
 
 
 def check_fits(shape: Resources, who: str) -> None:

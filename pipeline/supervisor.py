@@ -17,18 +17,23 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from winnow.contracts.errors import ShardError
 from winnow.contracts.stage import WorkerOptions
-from winnow.pipeline.units import Breadcrumb, Suspects, Unit, UnitResult
+from winnow.pipeline.units import BREADCRUMB, Breadcrumb, Suspects, Unit, UnitResult
 
 CRASH_SIGNALS = frozenset(
     {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE}
 )
 OUT_OF_MEMORY = "out_of_memory"
+LEAVE = signal.SIGUSR1
+"""What makes a child leave its unit as Ctrl-C would: temporary files are removed on the way."""
+GRACE_S = 5.0
+"""How long that may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +50,7 @@ class Supervisor:
 
     def __init__(self, options: WorkerOptions) -> None:
         self._options = options
-        self._scratch = Path(tempfile.mkdtemp(prefix="winnow-worker-", dir=options.scratch))
-        self._breadcrumb = self._scratch / "breadcrumb"
+        self._scratch: Path | None = None
         self._child: subprocess.Popen[bytes] | None = None
         self._link: Connection | None = None
 
@@ -74,9 +78,21 @@ class Supervisor:
             guilty += found
 
     def close(self) -> None:
-        """End the child and remove the scratch folder."""
+        """End the child and remove its scratch folder."""
         self._end_child()
-        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def leave(self) -> None:
+        """End the child, if there is one, also in the middle of a unit, and remove its scratch
+        folder. From any thread: a ``run`` in another one ends with a ShardError."""
+        child, scratch = self._child, self._scratch
+        if child is None or scratch is None:
+            return
+        for number, patience in ((0, 0.2), (LEAVE, GRACE_S), (signal.SIGKILL, None)):
+            child.send_signal(number)
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(timeout=patience)
+                break
+        shutil.rmtree(scratch, ignore_errors=True)
 
     def _guilty(self, unit: Unit, died: _Died) -> list[Suspects]:
         """Run the suspects alone; return those that died again."""
@@ -114,7 +130,7 @@ class Supervisor:
         except (EOFError, OSError):
             return self._obituary()
         if kind == OUT_OF_MEMORY:
-            suspects = Breadcrumb.read(self._breadcrumb)
+            suspects = self._suspects()
             self._end_child()
             return _Died("out of memory", True, suspects)
         assert isinstance(value, ShardError)
@@ -125,7 +141,9 @@ class Supervisor:
             self._end_child()
         if self._link is None:
             ours, theirs = socket.socketpair()
-            self._breadcrumb.unlink(missing_ok=True)
+            self._scratch = Path(
+                tempfile.mkdtemp(prefix="winnow-worker-", dir=self._options.scratch)
+            )
             arguments = [str(theirs.fileno()), str(self._scratch), str(os.getpid())]
             limit = str(unit.resources.memory_bytes)
             self._child = subprocess.Popen(
@@ -142,20 +160,19 @@ class Supervisor:
     def _obituary(self) -> _Died:
         assert self._child is not None
         code = self._child.wait()
-        suspects = Breadcrumb.read(self._breadcrumb)
+        suspects = self._suspects()
         self._end_child()
         if code < 0:
             name = signal.Signals(-code).name
             return _Died(name, -code in CRASH_SIGNALS, suspects)
         return _Died(f"exit status {code}", False, suspects)
 
+    def _suspects(self) -> Suspects | None:
+        assert self._scratch is not None
+        return Breadcrumb.read(self._scratch / BREADCRUMB)
+
     def _end_child(self) -> None:
         if self._link is not None:
             self._link.close()
-        if self._child is not None:
-            try:
-                self._child.wait(timeout=2)
-            except subprocess.TimeoutExpired:
-                self._child.kill()
-                self._child.wait()
-        self._child, self._link = None, None
+        self.leave()
+        self._child, self._link, self._scratch = None, None, None

@@ -67,6 +67,10 @@ class Suspects(NamedTuple):
     stop: int
 
 
+BREADCRUMB = "breadcrumb"
+"""Name of a supervised worker's breadcrumb in its scratch folder."""
+
+
 class Breadcrumb:
     """A small file that says, at any moment, which rows a worker is on; it survives the worker."""
 

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,28 @@ def test_a_killed_actor_is_replaced_and_its_unit_tried_again(executor: RayExecut
     killed.set()
     thread.join()
     assert failures == []
+
+
+def test_closing_in_the_middle_of_a_unit_leaves_no_file(ray_cluster: None, tmp_path: Path) -> None:
+    temporary, scratch = tmp_path / "temporary", tmp_path / "scratch"
+    scratch.mkdir()
+
+    def interrupt() -> None:
+        while not temporary.exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    with (
+        pytest.raises(KeyboardInterrupt),
+        closing(RayExecutor(WorkerOptions(scratch=scratch))) as executor,
+    ):
+        Drive(executor=executor).run([winnow_units.Writing(path=str(temporary))])
+    for _ in range(200):
+        if not temporary.exists() and not list(scratch.iterdir()):
+            return
+        time.sleep(0.1)
+    pytest.fail("files remain")
 
 
 def test_a_shape_that_never_fits_is_refused(executor: RayExecutor) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,8 +18,13 @@ from winnow.pipeline.supervisor import Supervisor
 
 
 @pytest.fixture
-def supervisor(tmp_path: Path) -> Supervisor:
-    return Supervisor(WorkerOptions(scratch=tmp_path))
+def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    made = Supervisor(WorkerOptions(scratch=scratch))
+    yield made
+    made.close()
+    assert not list(scratch.iterdir())
 
 
 @pytest.mark.parametrize("name", ["SIGSEGV", "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE"])
@@ -29,7 +35,6 @@ def test_a_crash_signal_marks_exactly_the_rows_that_die_alone(
     result = supervisor.run(unit)
     assert result.extra["poisoned"] == [3, 11]
     assert result.rows == 20
-    supervisor.close()
 
 
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
@@ -39,7 +44,6 @@ def test_an_outside_kill_blames_nobody(supervisor: Supervisor, name: str) -> Non
         supervisor.run(unit)
     assert caught.value.retryable
     assert supervisor.run(replace(unit, guilty=())).extra["poisoned"] == []
-    supervisor.close()
 
 
 def test_a_crash_that_no_row_repeats_alone_blames_nobody(
@@ -49,13 +53,11 @@ def test_a_crash_that_no_row_repeats_alone_blames_nobody(
     with pytest.raises(ShardError, match="SIGSEGV"):
         supervisor.run(unit)
     assert supervisor.run(unit).extra["poisoned"] == []
-    supervisor.close()
 
 
 def test_a_memory_limit_marks_the_row_that_reaches_it(supervisor: Supervisor) -> None:
     unit = winnow_units.Rows(count=8, hungry=(5,), memory_bytes=2 << 30)
     assert supervisor.run(unit).extra["poisoned"] == [5]
-    supervisor.close()
 
 
 def test_an_exception_is_an_error_with_its_text_and_the_child_lives_on(
@@ -67,21 +69,25 @@ def test_an_exception_is_an_error_with_its_text_and_the_child_lives_on(
         supervisor.run(winnow_units.Rows(count=0))
     assert supervisor.run(winnow_units.Rows(count=2)).rows == 2
     assert supervisor.pid == child
-    supervisor.close()
 
 
-def test_a_child_ends_with_its_supervisor(tmp_path: Path) -> None:
-    pid_file = tmp_path / "pid"
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_child_ends_with_its_supervisor_and_leaves_no_file(tmp_path: Path, busy: bool) -> None:
+    pid_file, temporary, scratch = tmp_path / "pid", tmp_path / "temporary", tmp_path / "scratch"
+    scratch.mkdir()
     parent = os.fork()
     if parent == 0:
-        inner = Supervisor(WorkerOptions(scratch=tmp_path))
+        inner = Supervisor(WorkerOptions(scratch=scratch))
         inner.run(winnow_units.Rows(count=1))
         pid_file.write_text(str(inner.pid))
+        if busy:
+            inner.run(winnow_units.Writing(path=str(temporary)))
         time.sleep(60)
         os._exit(0)
-    while not pid_file.exists() or not pid_file.read_text():
+    while not (pid_file.exists() and pid_file.read_text() and temporary.exists() == busy):
         time.sleep(0.05)
     child = int(pid_file.read_text())
+    assert list(scratch.iterdir())
     os.kill(parent, signal.SIGKILL)
     os.waitpid(parent, 0)
     for _ in range(100):
@@ -89,6 +95,8 @@ def test_a_child_ends_with_its_supervisor(tmp_path: Path) -> None:
             break
         time.sleep(0.1)
     assert not alive(child)
+    assert not temporary.exists()
+    assert not list(scratch.iterdir())
 
 
 def alive(pid: int) -> bool:
@@ -103,4 +111,3 @@ def test_progress_arrives_while_the_unit_runs(supervisor: Supervisor) -> None:
     seen: list[int] = []
     supervisor.run(winnow_units.Rows(count=5), seen.append)
     assert seen == [1] * 5
-    supervisor.close()

@@ -65,3 +65,27 @@ class Rows(Unit):
                 Path(self.once).touch()
             os.kill(os.getpid(), getattr(signal, self.signal_name))
             time.sleep(5)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Writing(Unit):
+    """Holds ``path`` open for as long as it runs, a minute, and removes it on the way out."""
+
+    path: str
+
+    @property
+    def label(self) -> str:
+        return f"writing {self.path}"
+
+    @property
+    def resources(self) -> Resources:
+        return Resources()
+
+    def run(self, context: WorkerContext) -> UnitResult:
+        path = Path(self.path)
+        path.touch()
+        try:
+            time.sleep(60)
+        finally:
+            path.unlink()
+        return UnitResult(rows=0)
