@@ -89,7 +89,7 @@ def train_audio(
             check_loss(value, done.steps, _STAGE)
             done.curve.append(round(value, 4))
             report(size)
-            due = checkpoint_due(done.steps, size, config.checkpoint_samples)
+            due = checkpoint_due(done.steps * size, size, config.checkpoint_samples)
             if due and done.steps < config.num_steps:
                 _state.save(folder, network, optimizer, identity, done)
                 saved()

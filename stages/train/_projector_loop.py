@@ -40,7 +40,6 @@ class LoopConfig:
     whole batch.  checkpoint_samples: samples between two resumable states, 0 for none.
     """
 
-    batch_size: int
     micro_batch_size: int = 0
     weight_decay: float = 0.0
     seed: int = 0
@@ -109,31 +108,33 @@ def train_phases(
     weights: Any = _Weights(run)
     optimizer: Any = _Optimizer(run)
     done = _state.resume(folder, weights, optimizer, name)
-    total, size = sum(p.num_steps for p in phases), config.batch_size
+    total = sum(p.num_steps for p in phases)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         if not done.steps:
             run.enter(0)
             run.perplexities.append(work.perplexity())
         while done.steps < total:
+            size = phases[run.phase].batch_size
             value = run.step(done.steps)
             done.steps += 1
             check_loss(value, done.steps, _STAGE)
             done.curve.append(value)
             run.end_of_phase(done.steps)
             report(size)
-            due = checkpoint_due(done.steps, size, config.checkpoint_samples)
+            seen = run.samples(done.steps)
+            due = checkpoint_due(seen, size, config.checkpoint_samples)
             if due and done.steps < total:
                 _state.save(folder, weights, optimizer, name, done)
                 saved()
     check_weights(run.parameters.items(), done.steps, _STAGE)
     return {
-        "samples_seen": done.steps * size,
+        "samples_seen": run.samples(done.steps),
         "stages": run.summary(done.curve),
     }
 
 
 def _identity(config: LoopConfig) -> dict[str, Any]:
-    names = ("batch_size", "micro_batch_size", "weight_decay", "seed", "precision")
+    names = ("micro_batch_size", "weight_decay", "seed", "precision")
     return {name: getattr(config, name) for name in names}
 
 
@@ -158,6 +159,14 @@ class _Run:
     def start(self, phase: int) -> int:
         """Return how many steps come before a phase."""
         return sum(p.num_steps for p in self.phases[:phase])
+
+    def samples(self, steps: int) -> int:
+        """Return how many samples the first ``steps`` see."""
+        seen = 0
+        for phase in self.phases:
+            seen += min(steps, phase.num_steps) * phase.batch_size
+            steps = max(0, steps - phase.num_steps)
+        return seen
 
     def enter(self, phase: int) -> None:
         """Make a phase's parameters trainable, with a fresh optimizer."""
@@ -218,8 +227,8 @@ class _Run:
             seed = self.config.seed + _PHASE_SEED * (self.phase + 1)
             num_rows, num_texts = self.work.num_rows(phase)
             self.batches = (
-                _visits(num_rows, self.config.batch_size, seed, local - texts),
-                _visits(max(1, num_texts), self.config.batch_size, seed, texts),
+                _visits(num_rows, phase.batch_size, seed, local - texts),
+                _visits(max(1, num_texts), phase.batch_size, seed, texts),
             )
         if phase.is_text(local):
             return next(self.batches[1]), self.work.text_loss
@@ -235,7 +244,7 @@ class _Run:
             found.append(
                 {
                     **_described(phase),
-                    "samples_seen": phase.num_steps * self.config.batch_size,
+                    "samples_seen": phase.num_samples,
                     "loss_curve": thinned(values, _CURVE_POINTS),
                     "text_perplexity_before": self.perplexities[index],
                     "text_perplexity_after": self.perplexities[index + 1],

@@ -48,7 +48,7 @@ class ProjectorSetup:
     reading: LessonReading
     plan: Plan
     loop: LoopConfig
-    num_steps: int
+    num_samples: int
     allow_random_lm: bool
     init: str
     text_file: str
@@ -87,8 +87,8 @@ def train_projector(
         seed=setup.loop.seed,
         modality_dropout=setup.modality_dropout,
     )
-    phases = setup.plan.phases(setup.num_steps)
-    work.check(phases, setup.loop.batch_size)
+    phases = setup.plan.phases(setup.num_samples)
+    work.check(phases)
     begun = {"started_from": _digest(setup.init), **_described(projector, setup)}
     outcome = train_phases(
         phases,

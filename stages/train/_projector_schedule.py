@@ -24,6 +24,7 @@ Data = Literal["captions", "conversations", "interleaved"]
 class Phase:
     """A stage of the training: ``num_steps`` optimizer steps with an optimizer of their own.
 
+    batch_size: samples of a step.
     text_share: share of the steps that see texts only.
     """
 
@@ -32,9 +33,15 @@ class Phase:
     trains: Trains
     data: Data
     num_steps: int
+    batch_size: int
     learning_rate: float
     warmup: float
     text_share: float = 0.0
+
+    @property
+    def num_samples(self) -> int:
+        """How many samples are seen, again and again counted."""
+        return self.num_steps * self.batch_size
 
     def rate(self, step: int) -> float:
         """Return the learning rate at a step of this phase: a linear warm-up, a cosine to 0."""
@@ -68,9 +75,13 @@ class Plan:
     warmup: float
     text_share: float
     texts_reach_connector: bool
+    batch_size: int
+    representation_batch_size: int
 
-    def phases(self, num_steps: int) -> tuple[Phase, ...]:
-        """Return the phases that have a step."""
+    def phases(self, num_samples: int) -> tuple[Phase, ...]:
+        """Return the phases that have a step; together they see ``num_samples``, rounded up to
+        whole batches (a first stage of larger ones: rounded)."""
+        num_steps = -(-num_samples // self.batch_size)
         staged = self.schedule != "connector"
         after = 1 - self.representation_share
         first = self.first_share if staged else 1.0
@@ -85,7 +96,8 @@ class Plan:
             objective="representation",
             trains="connector",
             data="captions",
-            num_steps=num_steps,
+            num_steps=max(1, round(num_steps * self.batch_size / self.representation_batch_size)),
+            batch_size=self.representation_batch_size,
             learning_rate=self.representation_learning_rate,
             warmup=self.warmup,
         )
@@ -98,6 +110,7 @@ class Plan:
             trains="connector",
             data="interleaved" if self.interleaved else alone,
             num_steps=num_steps,
+            batch_size=self.batch_size,
             learning_rate=self.learning_rate,
             warmup=self.warmup,
             text_share=self.text_share if self.texts_reach_connector else 0.0,
@@ -113,6 +126,7 @@ class Plan:
             trains="connector+lora" if lora else "connector+lm",
             data="interleaved" if self.interleaved else "conversations",
             num_steps=num_steps,
+            batch_size=self.batch_size,
             learning_rate=rate,
             warmup=self.warmup,
             text_share=self.text_share,

@@ -61,15 +61,17 @@ class ProjectorWork:
         chosen = np.random.default_rng(0).permutation(len(texts))[:_MEASURED_TEXTS]
         self._measured = [texts[i] for i in sorted(chosen)]
 
-    def check(self, phases: Sequence[Phase], batch_size: int) -> None:
+    def check(self, phases: Sequence[Phase]) -> None:
         """Raise SetupError where a phase has fewer samples than a batch."""
         for phase in phases:
-            num_rows = len(self._rows_of(phase))
-            if num_rows < batch_size:
+            num_rows, name = len(self._rows_of(phase)), "batch_size"
+            if phase.objective == "representation":
+                name = "representation_batch_size"
+            if num_rows < phase.batch_size:
                 msg = (
                     f"the stage {phase.name!r} learns from {phase.data}, which {num_rows} samples "
-                    f"have (left out: {self.lessons.skipped}), fewer than a batch of {batch_size}; "
-                    "lower batch_size or select more"
+                    f"have (left out: {self.lessons.skipped}), fewer than a batch of "
+                    f"{phase.batch_size}; lower {name} or select more"
                 )
                 raise SetupError(msg)
 

@@ -62,11 +62,10 @@ def clip_optimizer(groups: list[dict[str, Any]], learning_rate: float) -> torch.
     return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98), eps=1e-6, fused=True)
 
 
-def checkpoint_due(steps: int, batch_size: int, checkpoint_samples: int) -> bool:
-    """Whether the last of these steps reached a multiple of ``checkpoint_samples``; 0 = never."""
+def checkpoint_due(seen: int, batch_size: int, checkpoint_samples: int) -> bool:
+    """Whether the last batch reached a multiple of ``checkpoint_samples``; 0 = never."""
     if not checkpoint_samples:
         return False
-    seen = steps * batch_size
     return seen // checkpoint_samples > (seen - batch_size) // checkpoint_samples
 
 

@@ -94,7 +94,7 @@ def train_contrastive(
             if not workers.is_first:
                 continue
             report(Progress(samples_seen=seen, loss=value, temperature=scale, samples_per_s=rate))
-            if checkpoint_due(done.steps, config.batch_size, config.checkpoint_samples):
+            if checkpoint_due(seen, config.batch_size, config.checkpoint_samples):
                 _state.save(folder, network, optimizer, identity, done)
                 saved()
     check_weights(network.named_parameters(), done.steps, _STAGE)

@@ -38,6 +38,7 @@ SCHEDULES = get_args(Schedule)
 CONNECTORS = get_args(Connector)
 AUDIO_CONNECTORS = get_args(AudioConnector)
 _QFORMERS = ("qformer", "instruct_qformer")
+_ANSWERED_TOGETHER = 32
 _MODALITY_DROPOUT, _MOST_DROPPED = 0.25, 0.5
 
 
@@ -83,7 +84,8 @@ class ProjectorTrainer(Trainer):
         on captions; null: half for qformer connectors, 0 for the others, which have none.
     learning_rate: of the connector while the language model is frozen. second_learning_rate: of
         all that is trained in LLaVA's second stage; null: 2e-5, with LoRA 2e-4, as published.
-        representation_learning_rate: of the first stage.
+        representation_learning_rate: of the first stage. representation_batch_size: of the first
+        stage, whose contrast and hard negatives come from the batch; null: batch_size.
     warmup: share of each stage at a rising learning rate; a cosine to 0 follows.
     text_share: of the batches of stages that train what texts alone pass through (the language
         model, LoRA, gated layers): plain texts without pictures. They count as samples seen. The
@@ -127,6 +129,7 @@ class ProjectorTrainer(Trainer):
     learning_rate: float = result(1e-3)
     second_learning_rate: float | None = result(None)
     representation_learning_rate: float = result(1e-4)
+    representation_batch_size: int | None = result(None)
     warmup: float = result(0.03)
     weight_decay: float = result(0.0)
     text_share: float = result(0.0)
@@ -175,6 +178,8 @@ class ProjectorTrainer(Trainer):
         positive = ("num_queries", "depth", "heads", "cross_every", "lora_rank", "batch_size")
         least = dict.fromkeys((*positive, "num_threads", "audio_queries"), 1)
         zero = ("max_tiles", "micro_batch_size", "checkpoint_samples", "cache_bytes")
+        if self.representation_batch_size is not None:
+            least["representation_batch_size"] = 2
         least |= dict.fromkeys((*zero, "weight_decay"), 0)
         for name, value in least.items():
             if not getattr(self, name) >= value:
@@ -294,7 +299,7 @@ class ProjectorTrainer(Trainer):
 
         torch.set_num_threads(self.num_threads)
         viewing = Viewing(
-            batch_size=self.batch_size,
+            batch_size=max(_ANSWERED_TOGETHER, self.batch_size),
             num_threads=self.num_threads,
             cache_bytes=self.cache_bytes,
             scratch=Path(folder),
@@ -317,6 +322,8 @@ class ProjectorTrainer(Trainer):
             warmup=self.warmup,
             text_share=self.text_share,
             texts_reach_connector=self.connector == "perceiver_xattn",
+            batch_size=self.batch_size,
+            representation_batch_size=self.representation_batch_size or self.batch_size,
         )
 
     def _model(self) -> ProjectorConfig:
@@ -355,14 +362,13 @@ class ProjectorTrainer(Trainer):
             reading=self._reading(),
             plan=self._plan(),
             loop=LoopConfig(
-                batch_size=self.batch_size,
                 micro_batch_size=self.micro_batch_size,
                 weight_decay=self.weight_decay,
                 seed=seed,
                 precision=self.precision,
                 checkpoint_samples=self.checkpoint_samples,
             ),
-            num_steps=-(-num_samples // self.batch_size),
+            num_samples=num_samples,
             allow_random_lm=self.allow_random_lm,
             init=self.init or "",
             text_file=self.text_file or "",

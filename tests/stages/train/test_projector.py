@@ -197,7 +197,12 @@ def _stop() -> None:
 @pytest.mark.parametrize(
     "parameters",
     [
-        {"connector": "qformer", "representation_share": 0.5, "representation_learning_rate": 1e-3},
+        {
+            "connector": "qformer",
+            "representation_share": 0.5,
+            "representation_learning_rate": 1e-3,
+            "representation_batch_size": 12,
+        },
         {"connector": "instruct_qformer", "conversations": "talk", "schedule": "llava_lora"},
         {"connector": "perceiver_xattn", "text_share": 0.4, "heads": 2},
     ],
@@ -228,7 +233,9 @@ def test_every_connector_goes_on_in_any_stage_and_loads(
         assert (learned - kept).abs().max() > 1e-5
         first = expected["stages"][0]
         assert first["objective"] == "representation"
-        assert first["num_steps"] == 3
+        size = parameters.get("representation_batch_size", 8)
+        assert (first["num_steps"], first["batch_size"]) == (24 // size, size)
+        assert first["samples_seen"] == 24
     assert all(p.requires_grad is False for p in loaded.tower.parameters())
 
 

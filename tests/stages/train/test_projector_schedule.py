@@ -17,7 +17,7 @@ def _plan(**values: Any) -> Plan:
         "schedule": "connector", "interleaved": False, "first_share": 0.5,
         "representation_share": 0.0, "learning_rate": 1e-3, "second_learning_rate": None,
         "representation_learning_rate": 1e-4, "warmup": 0.1, "text_share": 0.0,
-        "texts_reach_connector": False,
+        "texts_reach_connector": False, "batch_size": 1, "representation_batch_size": 1,
     }  # fmt: skip
     return Plan(**{**defaults, **values})
 
@@ -45,6 +45,15 @@ def test_schedules_are_as_published() -> None:
     assert _short(_plan(schedule="llava", first_share=1.0), 5)[-1][1] == "connector"
 
 
+def test_a_first_stage_of_larger_batches_sees_its_share_of_the_samples() -> None:
+    plan = _plan(representation_share=0.25, batch_size=8, representation_batch_size=64)
+    first, second = plan.phases(12_005)
+    assert (first.batch_size, second.batch_size) == (64, 8)
+    assert first.num_samples == pytest.approx(3000, abs=64)
+    assert 12_005 <= first.num_samples + second.num_samples <= 12_005 + 64
+    assert [p.num_samples for p in _plan(batch_size=8).phases(12_005)] == [12_008]
+
+
 @given(
     st.integers(1, 1000),
     st.lists(st.floats(0, 1), min_size=1, max_size=4).filter(lambda s: sum(s) > 0.01),
@@ -63,7 +72,7 @@ def test_all_steps_are_shared_out(num_steps: int, shares: list[float]) -> None:
 def _phase(**values: Any) -> Phase:
     defaults: dict[str, Any] = {
         "name": "x", "objective": "language", "trains": "connector", "data": "captions",
-        "num_steps": 20, "learning_rate": 0.5, "warmup": 0.2,
+        "num_steps": 20, "batch_size": 1, "learning_rate": 0.5, "warmup": 0.2,
     }  # fmt: skip
     return Phase(**{**defaults, **values})
 

@@ -59,7 +59,9 @@ def test_gains_biases_and_embeddings_do_not_decay() -> None:
 def test_a_checkpoint_is_due_where_a_multiple_was_reached(size: int, every: int) -> None:
     for steps in range(1, 60):
         seen = range((steps - 1) * size + 1, steps * size + 1)
-        assert checkpoint_due(steps, size, every) is any(every and n % every == 0 for n in seen)
+        assert checkpoint_due(steps * size, size, every) is any(
+            every and n % every == 0 for n in seen
+        )
 
 
 def test_a_curve_is_thinned_to_means_of_equal_stretches() -> None:
