@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -85,14 +85,17 @@ def _curve_panel(analysis: Analysis, axis: Axes, metric: str, budget: int) -> di
                     markerfacecolor=colour if proven else "white",
                     markersize=6,
                 )
-    handles.update(_extras(analysis, axis, metric, budget))
+    on_curves = {arm.name for curve in curves for arm in curve.arms}
+    handles.update(_extras(analysis, axis, metric, budget, on_curves))
     _size_ticks(axis, curves)
     axis.grid(axis="y", color=LINE, linewidth=0.7)
     axis.set_axisbelow(True)
     return handles
 
 
-def _extras(analysis: Analysis, axis: Axes, metric: str, budget: int) -> dict[str, Any]:
+def _extras(
+    analysis: Analysis, axis: Axes, metric: str, budget: int, on_curves: Collection[str]
+) -> dict[str, Any]:
     """Draw the ceiling, and the primary arm where it is no point of a curve."""
     handles: dict[str, Any] = {}
     results, design = analysis.results, analysis.design
@@ -103,7 +106,7 @@ def _extras(analysis: Analysis, axis: Axes, metric: str, budget: int) -> dict[st
                 float(np.mean(values)), color=INK, linestyle="--", linewidth=1.2
             )
     arm_, raw = results.arm(design.primary_arm, budget), results.arm(design.raw_arm, budget)
-    if arm_ and raw and arm_.num_rows and raw.num_rows and not (arm_.scorer and arm_.fraction):
+    if arm_ and raw and arm_.num_rows and raw.num_rows and arm_.name not in on_curves:
         values = list(results.values(arm_, metric).values())
         if values:
             share = float(np.mean(arm_.num_rows)) / float(np.mean(raw.num_rows))
@@ -139,7 +142,8 @@ def _size_ticks(axis: Axes, curves: Sequence[Curve]) -> None:
                 sizes.setdefault(fraction, arm)
     order = sorted(sizes)
     labels = [
-        f"{percent(f)}\n{_short(np.mean(sizes[f].num_rows))}\n{np.mean(sizes[f].repeats):.3g}x"
+        f"{percent(f)}\n{_short(round(np.mean(sizes[f].num_rows)))}\n"
+        f"{_short(float(np.mean(sizes[f].repeats)))}x"
         for f in order
     ]
     axis.set_xticks(order, labels, fontsize=7.5)
@@ -147,9 +151,10 @@ def _size_ticks(axis: Axes, curves: Sequence[Curve]) -> None:
     axis.set_xlabel("share of the pool that was kept; rows; times each row was seen")
 
 
-def _short(value: Any) -> str:
-    for unit, name in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
-        if value >= unit:
-            size = 1e3 if name == "k" else unit
-            return f"{value / size:.3g}{name}"
-    return f"{value:,.0f}"
+def _short(value: float) -> str:
+    """Return a number in three or four digits: 0.25, 25.6, 9,876, 61.4k, 1.23M."""
+    if value < 1e4:
+        return f"{value:.3g}" if value < 100 else f"{value:,.0f}"
+    value = float(f"{value:.3g}")
+    unit, name = next((u, n) for u, n in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if value >= u)
+    return f"{value / unit:g}{name}"

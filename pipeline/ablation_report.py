@@ -94,7 +94,11 @@ def ablation_lines(design: Design, results: Sequence[ArmResult]) -> list[str]:
 
 
 def make_blocks(analysis: Analysis) -> list[Block]:
-    """Return the tables: the primary arm first, each arm with its control beside it."""
+    """Return the tables: the primary arm first, each arm with its control beside it.
+
+    An arm of which no trial was run at a budget is left out there; ``words.failure_lines`` counts
+    them.
+    """
     design, results = analysis.design, analysis.results
     blocks = []
     for metric in design.metrics:
@@ -106,12 +110,13 @@ def make_blocks(analysis: Analysis) -> list[Block]:
                 for arm, role in _in_order(design, results, budget)
             )
             block = Block(metric=metric, budget=budget, direction=said[direction], lines=lines)
-            blocks.append(block)
+            if lines:
+                blocks.append(block)
     return blocks
 
 
 def _in_order(design: Design, results: Results, budget: int) -> Iterator[tuple[Arm, str]]:
-    arms = results.arms_of(budget)
+    arms = [arm for arm in results.arms_of(budget) if arm.was_run]
     shown: set[str] = set()
     order = [a for a in arms if a.name == design.primary_arm]
     order += [a for a in arms if a.kind == "arm" and a not in order and a.name != design.raw_arm]
@@ -164,8 +169,7 @@ def _text(analysis: Analysis) -> Iterator[str]:
         yield f"  {words.contrast_sentence(analysis, contrast)}"
     for contrast in analysis.models:
         yield f"  {words.contrast_sentence(analysis, contrast)}"
-    for peak in analysis.peaks:
-        yield f"  {words.peak_sentence(analysis, peak)}"
+    yield from (f"  {line}" for line in words.peak_lines(analysis))
     heading = ["arm", "rows", "repeats", "seeds", "test mean", "sd", "random of its size"]
     heading += ["arm - random", "p", "verdict", "arm - raw", "verdict"]
     for block in make_blocks(analysis):
@@ -236,7 +240,7 @@ def _page(analysis: Analysis, drawn: Sequence[Picture]) -> str:
         pictures={p.name: {"alt": p.alt, "svg": _inline(p)} for p in drawn},
         headlines=[words.contrast_sentence(analysis, c) for c in analysis.headlines],
         models=[words.contrast_sentence(analysis, c) for c in analysis.models],
-        peaks=[words.peak_sentence(analysis, p) for p in analysis.peaks],
+        peaks=list(words.peak_lines(analysis)),
         slices=slices[:MAX_SLICES],
         num_slices=len(slices),
         failures=list(words.failure_lines(analysis)),

@@ -36,6 +36,11 @@ class Arm:
     selection: str = ""
     trainer: str = ""
 
+    @property
+    def was_run(self) -> bool:
+        """Whether a trial of it was run, well or not."""
+        return bool(self.done or self.failed)
+
 
 class Results:
     """An index over what the trials gave.

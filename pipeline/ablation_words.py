@@ -94,6 +94,13 @@ def contrast_sentence(analysis: Analysis, contrast: Contrast) -> str:
     )
 
 
+def peak_lines(analysis: Analysis) -> Iterator[str]:
+    """Yield a sentence per metric and curve of which a trial was run."""
+    for peak in analysis.peaks:
+        if any(arm.was_run for arm in peak.curve.arms if arm.fraction is not None):
+            yield peak_sentence(analysis, peak)
+
+
 def peak_sentence(analysis: Analysis, peak: Peak) -> str:
     """Say "inverted U" only where one interior fraction beat both ends on test."""
     label = curve_label(analysis, peak.curve)
@@ -219,16 +226,31 @@ def curve_label(analysis: Analysis, curve: Curve) -> str:
 
 
 def failure_lines(analysis: Analysis) -> Iterator[str]:
-    """Yield a line per trial that failed, and one per arm and budget with trials not done yet."""
-    for arm, budget, seed, error in analysis.results.failures():
+    """Yield a line per trial that failed, one per arm and budget with trials not done yet, and one
+    per budget for the arms of which none was run."""
+    results = analysis.results
+    for arm, budget, seed, error in results.failures():
         why = plain(error, LONGEST) or "no reason given"
         yield f"{plain(arm, 80)}, {budget}x, seed {seed}: failed: {why}"
     open_: dict[tuple[str, int], list[int]] = {}
-    for arm, budget, seed in analysis.results.missing(analysis.design.seeds):
-        open_.setdefault((arm, budget), []).append(seed)
+    not_run: dict[int, list[str]] = {}
+    for arm, budget, seed in results.missing(analysis.design.seeds):
+        found = results.arm(arm, budget)
+        if found is not None and found.was_run:
+            open_.setdefault((arm, budget), []).append(seed)
+        elif arm not in not_run.setdefault(budget, []):
+            not_run[budget].append(arm)
     for (arm, budget), seeds in open_.items():
         named = "seed" if len(seeds) == 1 else "seeds"
         yield f"{plain(arm, 80)}, {budget}x, {named} {', '.join(map(str, seeds))}: no result"
+    for budget, arms in not_run.items():
+        yield f"{budget}x, not run: {listed([plain(arm, 80) for arm in arms])}"
+
+
+def listed(names: Sequence[str], most: int = 6) -> str:
+    """Return the first names, and how many others there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def spread(values: Sequence[float]) -> float | None:

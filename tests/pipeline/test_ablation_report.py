@@ -183,6 +183,31 @@ def test_a_block_has_each_arm_once_and_random_beside_it(results: list[ArmResult]
         assert block.lines[-1].described == ("-",)
 
 
+def test_arms_that_were_not_run_are_counted_not_shown(results: list[ArmResult]) -> None:
+    """Asked for a part of a study: the packaged curve, and all of 4x, were left out."""
+    asked = [
+        row if row.budget == 1 and "packaged" not in row.arm else _missing(row)
+        for row in results
+    ]
+    lines = ablation_lines(DESIGN, asked)
+    tables = [line for line in lines if "samples (" in line]
+    assert tables == ["zero shot accuracy, 1x samples (higher is better)"]
+    names = [line.arm.name for line in make_blocks(analyse(DESIGN, Results(asked)))[0].lines]
+    assert "clip_noisy 10%" in names and not any("packaged" in name for name in names)
+    assert not any("packaged: in-dist" in line and "peak" in line for line in lines)
+    not_run = {line.split(":")[0].strip(): line for line in lines if "x, not run: " in line}
+    assert "packaged" in not_run["1x, not run"] and "curated" not in not_run["1x, not run"]
+    named, more = not_run["4x, not run"].split(": ")[1].split(" and ")
+    arms = {row.arm for row in results if row.budget == 4}
+    assert set(named.split(", ")) < arms
+    assert len(named.split(", ")) + int(more.split()[0]) == len(arms)
+
+
+def _missing(row: ArmResult) -> ArmResult:
+    empty = {"metrics": row.metrics.slice(0, 0), "items": row.items.slice(0, 0)}
+    return replace(row, status="missing", error="", **empty)
+
+
 def test_the_page_says_what_was_compared_and_found(folder: Path) -> None:
     html = (folder / "index.html").read_text()
     page = _check_safe(html)
