@@ -17,7 +17,7 @@ class WinnowError(Exception):
 
 
 class RunError(WinnowError):
-    """The run cannot start; nothing was written."""
+    """The run, or a part of it, cannot start; said before the work that it concerns."""
 
 
 class RecipeError(RunError):

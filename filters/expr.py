@@ -4,428 +4,57 @@
     (col("language") == "en") & (col("num_words") > 2)
 
 Null means unknown, as in SQL; NaN is null. A row for which the whole expression is null is neither
-kept nor refused by it: the recipe's ``on_null`` decides.
+kept nor refused by it: the recipe's ``on_null`` decides. The nodes and their types are in
+``_nodes.py``, the Arrow code in ``_compile.py``.
 """
 
 from __future__ import annotations
 
-import keyword
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
-
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from winnow.contracts.errors import RecipeError
-from winnow.filters import _arrow_types as types
-from winnow.filters._arrow_types import Kind as Kind
-from winnow.filters._arrow_types import Value as Value
-
-_COMPARE: dict[str, Callable[[Any, Any], Any]] = {
-    "==": lambda a, b: a == b,
-    "!=": lambda a, b: a != b,
-    "<": lambda a, b: a < b,
-    "<=": lambda a, b: a <= b,
-    ">": lambda a, b: a > b,
-    ">=": lambda a, b: a >= b,
-}
-_ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {
-    "+": pc.add,
-    "-": pc.subtract,
-    "*": pc.multiply,
-    "/": pc.divide,
-}
-FUNCTIONS: dict[str, tuple[Kind, Kind, Callable[[Any], Any]]] = {
-    "length": ("string", "number", pc.utf8_length),
-    "lower": ("string", "string", pc.utf8_lower),
-    "abs": ("number", "number", pc.abs),
-    "strip": ("string", "string", pc.utf8_trim_whitespace),
-}
-"""Functions of one argument that ``where`` knows: (argument, result, Arrow function)."""
-
-
-class Expr:
-    """Base of all nodes. Combine with ``& | ~``; ``and``, ``or``, ``not`` cannot be overloaded."""
-
-    __slots__ = ()
-
-    def columns(self) -> frozenset[str]:
-        """Return the names of all columns the expression reads."""
-        return frozenset().union(*(c.columns() for c in self._children()))
-
-    def kind(self, schema: pa.Schema) -> Kind:
-        """Return the kind of the result; raise RecipeError where the types do not fit."""
-        raise NotImplementedError
-
-    def to_arrow(self, schema: pa.Schema) -> pc.Expression:
-        """Compile for a schema that ``kind`` has accepted."""
-        raise NotImplementedError
-
-    def arrow_type(self, schema: pa.Schema) -> pa.DataType:
-        """Return the Arrow type of what ``to_arrow`` gives."""
-        return pa.bool_()
-
-    def _with_nan(self, schema: pa.Schema) -> pc.Expression:
-        """Compile a number whose NaN is not null yet.
-
-        NaN goes through arithmetic as null does; turning it into null names its operand twice,
-        so doing that at every level would double the work with every level.
-        """
-        return self.to_arrow(schema)
-
-    def _operand(self, schema: pa.Schema) -> types.Operand:
-        return types.Operand(self.to_arrow(schema), self.arrow_type(schema))
-
-    def _children(self) -> tuple[Expr, ...]:
-        return ()
-
-    def __bool__(self) -> bool:
-        msg = "an expression has no truth value; use & | ~ instead of and, or, not"
-        raise TypeError(msg)
-
-    def __eq__(self, other: object) -> Any:
-        return Compare("==", self, literal(other))
-
-    def __ne__(self, other: object) -> Any:
-        return Compare("!=", self, literal(other))
-
-    def __lt__(self, other: object) -> Expr:
-        return Compare("<", self, literal(other))
-
-    def __le__(self, other: object) -> Expr:
-        return Compare("<=", self, literal(other))
-
-    def __gt__(self, other: object) -> Expr:
-        return Compare(">", self, literal(other))
-
-    def __ge__(self, other: object) -> Expr:
-        return Compare(">=", self, literal(other))
-
-    def __and__(self, other: Expr) -> Expr:
-        return Logic("and", self, other)
-
-    def __or__(self, other: Expr) -> Expr:
-        return Logic("or", self, other)
-
-    def __invert__(self) -> Expr:
-        return Not(self)
-
-    def __add__(self, other: object) -> Expr:
-        return Arithmetic("+", self, literal(other))
-
-    def __sub__(self, other: object) -> Expr:
-        return Arithmetic("-", self, literal(other))
-
-    def __mul__(self, other: object) -> Expr:
-        return Arithmetic("*", self, literal(other))
-
-    def __truediv__(self, other: object) -> Expr:
-        return Arithmetic("/", self, literal(other))
-
-    def is_null(self) -> Expr:
-        """Return the expression that is true where this one is null (or NaN)."""
-        return IsNull(self)
-
-    def is_in(self, values: tuple[Value, ...]) -> Expr:
-        """Return membership in a fixed set."""
-        return IsIn(self, values)
-
-    __hash__ = None  # type: ignore[assignment]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Column(Expr):
-    """A column by name."""
-
-    name: str
-
-    def columns(self) -> frozenset[str]:
-        return frozenset({self.name})
-
-    def kind(self, schema: pa.Schema) -> Kind:
-        index = schema.get_field_index(self.name)
-        if index < 0:
-            msg = f"there is no column {self.name!r}; columns here: {', '.join(schema.names)}"
-            raise RecipeError(msg)
-        kind = types.kind_of_type(schema.field(index).type)
-        if kind is None:
-            msg = f"column {self.name!r} is {schema.field(index).type}, which cannot be compared"
-            raise RecipeError(msg)
-        return kind
-
-    def to_arrow(self, schema: pa.Schema) -> pc.Expression:
-        kind = self.arrow_type(schema)
-        field = self._with_nan(schema)
-        return types.nan_to_null(field, kind) if pa.types.is_floating(kind) else field
-
-    def arrow_type(self, schema: pa.Schema) -> pa.DataType:
-        return types.computed_type(schema.field(self.name).type)
-
-    def _with_nan(self, schema: pa.Schema) -> pc.Expression:
-        kind = self.arrow_type(schema)
-        field = pc.field(self.name)
-        return field if kind == schema.field(self.name).type else field.cast(kind)
-
-    def __str__(self) -> str:
-        plain = self.name.isidentifier() and self.name.isascii()
-        if plain and not keyword.iskeyword(self.name) and self.name not in ("true", "false"):
-            return self.name
-        return f"col({self.name!r})"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Constant(Expr):
-    """A literal; takes the type of the column it is compared with."""
-
-    value: Value
-
-    def kind(self, schema: pa.Schema) -> Kind:
-        if isinstance(self.value, bool):
-            return "boolean"
-        return "string" if isinstance(self.value, str) else "number"
-
-    def to_arrow(self, schema: pa.Schema) -> pc.Expression:
-        return types.constant(self.value, self.arrow_type(schema))
-
-    def arrow_type(self, schema: pa.Schema) -> pa.DataType:
-        return types.constant_type(self.value)
-
-    def _operand(self, schema: pa.Schema) -> types.Operand:
-        return types.Operand(self.to_arrow(schema), self.arrow_type(schema), self.value)
-
-    def __str__(self) -> str:
-        return repr(self.value)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Compare(Expr):
-    """``left op right`` for two numbers, two strings or two booleans."""
-
-    op: str
-    left: Expr
-    right: Expr
-
-    def _children(self) -> tuple[Expr, ...]:
-        return (self.left, self.right)
-
-    def kind(self, schema: pa.Schema) -> Kind:
-        kind = self.left.kind(schema)
-        _require_kind(self, self.left, kind, self.right, schema)
-        if kind == "boolean" and self.op not in ("==", "!="):
-            msg = f"{self}: true and false have no order; use == or !="
-            raise RecipeError(msg)
-        return "boolean"
-
-    def to_arrow(self, schema: pa.Schema) -> pc.Expression:
-        left, right = types.fit(self.left._operand(schema), self.right._operand(schema))
-        return _COMPARE[self.op](left, right)
-
-    def __str__(self) -> str:
-        return f"{_inner(self.left)} {self.op} {_inner(self.right)}"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Arithmetic(Expr):
-    """``left op right`` in float64; division by zero gives infinity or null, never an error."""
-
-    op: str
-    left: Expr
-    right: Expr
-
-    def _children(self) -> tuple[Expr, ...]:
-        return (self.left, self.right)
-
-    def kind(self, schema: pa.Schema) -> Kind:
-        for side in (self.left, self.right):
-            if side.kind(schema) != "number":
-                msg = f"{self}: {side} is not a number"
-                raise RecipeError(msg)
-        return "number"
-
-    def to_arrow(self, schema: pa.Schema) -> pc.Expression:
-        return types.nan_to_null(self._with_nan(schema), pa.float64())
-
-    def arrow_type(self, schema: pa.Schema) -> pa.DataType:
-        return pa.float64()
-
-    def _with_nan(self, schema: pa.Schema) -> pc.Expression:
-        # Not safe: the safe cast raises for integers above 2**53 instead of rounding them.
-        left = self.left._with_nan(schema).cast(pa.float64(), safe=False)
-        right = self.right._with_nan(schema).cast(pa.float64(), safe=False)
-        return _ARITHMETIC[self.op](left, right)
-
-    def __str__(self) -> str:
-        return f"{_inner(self.left)} {self.op} {_inner(self.right)}"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Logic(Expr):
-    """``left and right`` / ``left or right`` with SQL's three values (Kleene)."""
-
-    op: Literal["and", "or"]
-    left: Expr
-    right: Expr
-
-    def _children(self) -> tuple[Expr, ...]:
-        return (self.left, self.right)
-
-    def kind(self, schema: pa.Schema) -> Kind:
-        for side in (self.left, self.right):
-            if side.kind(schema) != "boolean":
-                msg = f"{self}: {side} is a {side.kind(schema)}, not a condition"
-                raise RecipeError(msg)
-        return "boolean"
-
-    def to_arrow(self, schema: pa.Schema) -> pc.Expression:
-        left, right = self.left.to_arrow(schema), self.right.to_arrow(schema)
-        return pc.and_kleene(left, right) if self.op == "and" else pc.or_kleene(left, right)
-
-    def __str__(self) -> str:
-        sides = [
-            f"({s})" if isinstance(s, Logic) and s.op != self.op else str(s)
-            for s in (self.left, self.right)
-        ]
-        return f" {self.op} ".join(sides)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Not(Expr):
-    """``not child``."""
-
-    child: Expr
-
-    def _children(self) -> tuple[Expr, ...]:
-        return (self.child,)
-
-    def kind(self, schema: pa.Schema) -> Kind:
-        if self.child.kind(schema) != "boolean":
-            msg = f"{self}: {self.child} is not a condition"
-            raise RecipeError(msg)
-        return "boolean"
-
-    def to_arrow(self, schema: pa.Schema) -> pc.Expression:
-        return pc.invert(self.child.to_arrow(schema))
-
-    def __str__(self) -> str:
-        return f"not ({self.child})"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class IsNull(Expr):
-    """``child is None``."""
-
-    child: Expr
-
-    def _children(self) -> tuple[Expr, ...]:
-        return (self.child,)
-
-    def kind(self, schema: pa.Schema) -> Kind:
-        if isinstance(self.child, Column):
-            if self.child.name not in schema.names:
-                self.child.kind(schema)
-        else:
-            self.child.kind(schema)
-        return "boolean"
-
-    def to_arrow(self, schema: pa.Schema) -> pc.Expression:
-        if isinstance(self.child, Column):
-            return pc.field(self.child.name).is_null(nan_is_null=True)
-        return self.child.to_arrow(schema).is_null(nan_is_null=True)
-
-    def __str__(self) -> str:
-        return f"{_inner(self.child)} is None"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class IsIn(Expr):
-    """``child in (a, b, ...)``; null where the child is null."""
-
-    child: Expr
-    values: tuple[Value, ...]
-
-    def _children(self) -> tuple[Expr, ...]:
-        return (self.child,)
-
-    def kind(self, schema: pa.Schema) -> Kind:
-        kind = self.child.kind(schema)
-        for value in self.values:
-            _require_kind(self, self.child, kind, Constant(value), schema)
-        return "boolean"
-
-    def to_arrow(self, schema: pa.Schema) -> pc.Expression:
-        child = self.child._operand(schema)
-        if not self.values:
-            no = pa.scalar(False)
-            return pc.if_else(child.arrow.is_null(), pa.scalar(None, pa.bool_()), no)
-        pairs = (types.fit(child, Constant(value)._operand(schema)) for value in self.values)
-        return types.any_of(left == right for left, right in pairs)
-
-    def __str__(self) -> str:
-        values = ", ".join(map(repr, self.values))
-        return f"{_inner(self.child)} in ({values}{',' if len(self.values) == 1 else ''})"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Call(Expr):
-    """A function of one argument out of FUNCTIONS."""
-
-    function: str
-    child: Expr
-
-    def _children(self) -> tuple[Expr, ...]:
-        return (self.child,)
-
-    def kind(self, schema: pa.Schema) -> Kind:
-        argument, value, _ = FUNCTIONS[self.function]
-        if self.child.kind(schema) != argument:
-            msg = f"{self}: {self.child} is a {self.child.kind(schema)}, not a {argument}"
-            raise RecipeError(msg)
-        return value
-
-    def to_arrow(self, schema: pa.Schema) -> pc.Expression:
-        value, kind = self._with_nan(schema), self.arrow_type(schema)
-        return types.nan_to_null(value, kind) if pa.types.is_floating(kind) else value
-
-    def arrow_type(self, schema: pa.Schema) -> pa.DataType:
-        if FUNCTIONS[self.function][1] != "number":
-            return self.child.arrow_type(schema)
-        if self.function == "length":
-            return pa.int64()
-        kind = self.child.arrow_type(schema)
-        signed = pa.types.is_integer(kind) and not pa.types.is_uint64(kind)
-        return pa.int64() if signed else kind  # wide, because abs(-128) is no int8
-
-    def _with_nan(self, schema: pa.Schema) -> pc.Expression:
-        kind, child = self.arrow_type(schema), self.child._with_nan(schema)
-        if self.function == "length":
-            return FUNCTIONS[self.function][2](child).cast(kind)
-        return FUNCTIONS[self.function][2](child.cast(kind))
-
-    def __str__(self) -> str:
-        return f"{self.function}({self.child})"
+from winnow.filters._arrow_types import Kind, Value
+from winnow.filters._compile import evaluate
+from winnow.filters._nodes import (
+    FUNCTIONS,
+    Arithmetic,
+    Call,
+    Column,
+    Compare,
+    Constant,
+    Expr,
+    IsIn,
+    IsNull,
+    Logic,
+    Not,
+    literal,
+)
+
+__all__ = [
+    "FUNCTIONS",
+    "Arithmetic",
+    "Call",
+    "Column",
+    "Compare",
+    "Constant",
+    "Expr",
+    "IsIn",
+    "IsNull",
+    "Kind",
+    "Logic",
+    "Not",
+    "Value",
+    "all_of",
+    "check",
+    "col",
+    "evaluate",
+    "literal",
+]
 
 
 def col(name: str) -> Column:
     """Return a column."""
     return Column(name)
-
-
-def literal(value: object) -> Expr:
-    """Return ``value`` as an expression; NaN and other objects are refused."""
-    if isinstance(value, Expr):
-        return value
-    if isinstance(value, float) and math.isnan(value):
-        msg = "NaN is null here; compare with `is None` instead"
-        raise RecipeError(msg)
-    if isinstance(value, int) and not types.INTEGER_RANGE[0] <= value <= types.INTEGER_RANGE[1]:
-        msg = f"{value:.6g} is out of range; integers here have 64 bits"
-        raise RecipeError(msg)
-    if isinstance(value, str | int | float | bool):
-        return Constant(value)
-    msg = f"{value!r} is not a string, number or boolean"
-    raise RecipeError(msg)
 
 
 def all_of(*conditions: Expr) -> Expr:
@@ -441,33 +70,3 @@ def check(expr: Expr, schema: pa.Schema) -> None:
     if expr.kind(schema) != "boolean":
         msg = f"{expr} is a {expr.kind(schema)}, not a condition"
         raise RecipeError(msg)
-
-
-def evaluate(expr: Expr, table: pa.Table) -> pa.ChunkedArray:
-    """Return the boolean column (with nulls) of a condition over a table."""
-    names = sorted(expr.columns())
-    # A projection of no column has no row count; keep any column for constants.
-    narrow = table.select(names) if names else table.select(table.column_names[:1])
-    from pyarrow import acero
-
-    plan = acero.Declaration.from_sequence(
-        [
-            acero.Declaration("table_source", acero.TableSourceNodeOptions(narrow)),
-            acero.Declaration(
-                "project", acero.ProjectNodeOptions([expr.to_arrow(narrow.schema)], ["keep"])
-            ),
-        ]
-    )
-    return plan.to_table(use_threads=False)["keep"]
-
-
-def _require_kind(expr: Expr, left: Expr, kind: Kind, right: Expr, schema: pa.Schema) -> None:
-    other = right.kind(schema)
-    if kind != other:
-        msg = f"{expr}: {left} is a {kind}, {right} is a {other}"
-        raise RecipeError(msg)
-
-
-def _inner(expr: Expr) -> str:
-    """Print an operand so that the whole can be parsed again."""
-    return str(expr) if isinstance(expr, Column | Constant | Call) else f"({expr})"

@@ -1,4 +1,7 @@
-"""The command ``winnow``. Exit codes: 0 done, 1 some shards failed, 2 recipe or environment."""
+"""The command ``winnow``.
+
+Exit codes: 0 done, 1 some shards failed, 2 recipe or environment, 130 Ctrl-C.
+"""
 
 from __future__ import annotations
 
