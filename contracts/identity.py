@@ -47,7 +47,10 @@ def uid_array(columns: Sequence[Sequence[Identity]]) -> pa.Array:
 
 
 def stable_hash64(*fields: Identity) -> int:
-    """Return an unsigned 64-bit hash; Winnow's only randomness is ``stable_hash64(seed, ...)``."""
+    """Return the first 8 bytes of the fields' uid as a little-endian unsigned integer.
+
+    Winnow's only randomness is ``stable_hash64(seed, ...)``.
+    """
     return int.from_bytes(row_uid(*fields)[:8], "little")
 
 

@@ -57,19 +57,11 @@ def result_parameters(instance: Any) -> dict[str, Any]:
 @functools.cache
 def parameters_model(factory: Callable[..., Any]) -> type[pydantic.BaseModel]:
     """Return the strict pydantic model of a factory's keywords (a dataclass or a function)."""
-    target = factory.__init__ if inspect.isclass(factory) else factory  # type: ignore[misc]
-    hints = typing.get_type_hints(target, include_extras=True)
-    if inspect.isclass(factory):
-        hints = {**typing.get_type_hints(factory, include_extras=True), **hints}
-    fields: dict[str, Any] = {}
-    for name, parameter in inspect.signature(factory).parameters.items():
-        default = ... if parameter.default is inspect.Parameter.empty else parameter.default
-        fields[name] = (hints.get(name, Any), default)
     return pydantic.create_model(
         factory.__name__,
         __config__=pydantic.ConfigDict(extra="forbid", strict=True, protected_namespaces=()),
         __doc__=(inspect.getdoc(factory) or "").split("\n")[0],
-        **fields,
+        **_fields(factory),
     )
 
 
@@ -91,11 +83,21 @@ def validate_some(factory: Callable[..., Any], values: Mapping[str, Any]) -> dic
 
 @functools.cache
 def _optional_model(factory: Callable[..., Any]) -> type[pydantic.BaseModel]:
-    whole = parameters_model(factory)
-    fields: dict[str, Any] = {
-        name: (field.annotation, None) for name, field in whole.model_fields.items()
+    fields: dict[str, Any] = {name: (kind, None) for name, (kind, _) in _fields(factory).items()}
+    config = parameters_model(factory).model_config
+    return pydantic.create_model(factory.__name__, __config__=config, **fields)
+
+
+def _fields(factory: Callable[..., Any]) -> dict[str, Any]:
+    """Return name -> (type with its constraints, default) of a factory's keywords."""
+    target = factory.__init__ if inspect.isclass(factory) else factory  # type: ignore[misc]
+    hints = typing.get_type_hints(target, include_extras=True)
+    if inspect.isclass(factory):
+        hints = {**typing.get_type_hints(factory, include_extras=True), **hints}
+    return {
+        name: (hints.get(name, Any), ... if p.default is inspect.Parameter.empty else p.default)
+        for name, p in inspect.signature(factory).parameters.items()
     }
-    return pydantic.create_model(factory.__name__, __config__=whole.model_config, **fields)
 
 
 def _tuples(value: Any) -> Any:

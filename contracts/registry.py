@@ -29,28 +29,30 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def add(self, name: str, factory: T) -> None:
         """Register a factory; a name can be taken once."""
-        known = self._entries.get(name)
-        if known is not None and known.__qualname__ != factory.__qualname__:
-            msg = f"{self.kind} {name!r} is registered twice"
+        known = self._entries.get(name, factory)
+        both = [f"{f.__module__}.{f.__qualname__}" for f in (known, factory)]
+        if both[0] != both[1]:  # A module that is reloaded registers its own again.
+            msg = f"{self.kind} {name!r} is registered twice: {both[0]} and {both[1]}"
             raise ValueError(msg)
         self._entries[name] = factory
 
     def load(self) -> None:
-        """Import every module of the built-in package, then the entry points ``winnow.<kind>s``."""
+        """Import all public modules of the built-in package, then the entry points
+        ``winnow.<kind>s``. What could not be imported raises again the next time."""
         if self._loaded:
             return
-        self._loaded = True
         package = importlib.import_module(self._package)
         for module in pkgutil.iter_modules(package.__path__):
             if not module.name.startswith("_"):
                 importlib.import_module(f"{self._package}.{module.name}")
         self._load_plugins()
+        self._loaded = True
 
     def _load_plugins(self) -> None:
         if not self._plugged:
-            self._plugged = True
             for entry in entry_points(group=f"winnow.{self.kind}s"):
                 entry.load()
+            self._plugged = True
 
     def lookup(self, name: str) -> T | None:
         """Return the factory, or None. Imports only the module of that name, where there is one."""

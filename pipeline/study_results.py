@@ -18,7 +18,7 @@ from winnow.pipeline.statistics import ArmResult, Design, Published
 from winnow.pipeline.storage import Storage
 from winnow.pipeline.study import ArmEntry, Study
 from winnow.pipeline.study_plan import choose_arms, plan_study
-from winnow.pipeline.study_settings import RAW, Scorer
+from winnow.pipeline.study_settings import RAW, Learned, Scorer
 from winnow.pipeline.trial import TRAINED, Exported, load_measured
 
 
@@ -113,6 +113,8 @@ def study_lines(
     for name, found in plan.sets.items():
         yield f"{name} set: {_filters(found)}"
     yield f"pool: {settings.recipe}: {_filters(plan.pool)}"
+    for key in study.models:
+        yield _model_line(key, settings.models[key])
     for key, scorer in settings.scorers.items():
         yield _scorer_line(key, scorer)
     pairs = 0
@@ -132,6 +134,15 @@ def study_lines(
         yield f"warning: {warning}"
 
 
+def _model_line(key: str, model: Learned) -> str:
+    if not model.folds:
+        return f"model {key}: trained here, on {model.samples_seen:,} samples"
+    return (
+        f"model {key}: trained here, {model.folds} models of {model.samples_seen:,} samples, each "
+        "without one part of the rows"
+    )
+
+
 def _scorer_line(key: str, scorer: Scorer) -> str:
     label = f"; {scorer.label}" if scorer.label else ""
     if not scorer.folds:
@@ -146,8 +157,10 @@ def _cost_lines(
     study: Study, pairs: int, seeds: Sequence[int], budgets: Sequence[int]
 ) -> Iterator[str]:
     base = study.settings.samples_seen
-    scored = sum(s.folds * s.samples_seen for s in study.settings.scorers.values())
-    samples = pairs * len(seeds) * sum(budgets) * base + scored
+    models = [study.settings.models[key] for key in study.models]
+    first = sum(max(m.folds, 1) * m.samples_seen for m in models)
+    first += sum(s.folds * s.samples_seen for s in study.settings.scorers.values())
+    samples = pairs * len(seeds) * sum(budgets) * base + first
     sizes = ", ".join(f"{b * base:,}" for b in sorted(budgets))
     yield (
         f"at most {pairs * len(seeds) * len(budgets)} trials: seeds "

@@ -62,9 +62,9 @@ class NearDuplicateTexts(GlobalStage):
             near_duplicate_texts_group: fixed_size_binary(16), the least uid of the row's group;
                 null = the group has no other uid. Rows with equal uids count once: the first with
                 a word stands for all of them.
-    Cost:   CPU; about 60 microseconds a text of 250 words, two threads. About 150 bytes of memory a
-            row; in the scratch folder 4 bytes a permutation and row and 8 bytes a word. Comparisons
-            of signatures are counted exactly before they are made.
+    Cost:   CPU; 0.1 ms (7,500 texts) to 0.4 ms (100,000) a text. About 150 bytes of memory a row;
+            in the scratch folder 4 bytes a permutation and row and 8 bytes a word. Comparisons of
+            signatures are counted exactly before they are made.
     Fails:  SetupError if there are more than ``max_comparisons`` or more than ``max_pairs`` list
             entries; nothing was written then.
     """
