@@ -164,7 +164,8 @@ def _text(analysis: Analysis) -> Iterator[str]:
     design = analysis.design
     said = words.answer(analysis)
     yield f"ablation {plain(design.name, 120)}: {said.headline}."
-    yield said.detail
+    if said.detail:
+        yield said.detail
     for contrast in analysis.headlines:
         yield f"  {words.contrast_sentence(analysis, contrast)}"
     for contrast in analysis.models:
@@ -190,12 +191,15 @@ def reading(analysis: Analysis) -> str:
     design = analysis.design
     total, heads = len(analysis.contrasts), len(analysis.headlines)
     needed = words.needed_errors(analysis)
+    shared = (
+        f"The {heads} primary contrasts share {100 * design.headline_weight:g} % of that, the "
+        "others the rest. "
+    )
     return (
         f"Intervals: t over seeds, paired by initialisation, the variance over paired items added. "
         f"All {total} contrasts were named before the run and are corrected as one table (Holm): "
         f"the chance of any false verdict in it is at most {100 * design.alpha:g} %. "
-        f"The {heads} primary contrasts share {100 * design.headline_weight:g} % of that, the "
-        f"others the rest. {needed}A round bracket at 0: Holm's steps exclude 0, the wider "
+        f"{shared if heads else ''}{needed}A round bracket at 0: Holm's steps exclude 0, the wider "
         "simultaneous interval alone would not. sd: over seeds."
     )
 

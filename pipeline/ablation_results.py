@@ -18,7 +18,7 @@ from winnow.pipeline.statistics import ArmResult, Items, Kind, make_items
 class Arm:
     """One selection at one budget. done, failed: its seeds; errors: seed -> why it failed.
 
-    num_rows, repeats: per seed that has a result, in order of the seeds.
+    num_rows, repeats: per seed that was run, failed ones among them, in order of the seeds.
     """
 
     name: str

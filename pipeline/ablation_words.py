@@ -16,6 +16,7 @@ from winnow.pipeline.statistics import Design, t_reach
 
 Tone = Literal["good", "bad", "open"]
 LONGEST = 400
+VERDICTS = ("better", "worse", "higher", "lower", "no difference shown", "not measured")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,15 +35,14 @@ def rival_of(design: Design) -> str:
 
 def answer(analysis: Analysis) -> Answer:
     """Say whether the primary arm helped, over all contrasts that were named as primary."""
+    if not analysis.design.primary_arm:
+        return _no_primary(analysis)
     found = analysis.headlines
     arm = plain(analysis.design.primary_arm, 60)
     rival = rival_of(analysis.design)
     measured = [c for c in found if c.verdict != "not measured"]
-    counts = {
-        word: sum(c.verdict == word for c in found)
-        for word in ("better", "worse", "no difference shown", "not measured")
-    }
-    rest = ", ".join(f"{word} in {n}" for word, n in counts.items() if n) or "nothing was named"
+    counts = {word: sum(c.verdict == word for c in found) for word in VERDICTS}
+    rest = _counted(found) or "nothing was named"
     detail = f"Of {len(found)} primary contrasts, named before the run: {rest}."
     few = [c for c in measured if c.exploratory]
     if few:
@@ -68,6 +68,17 @@ def answer(analysis: Analysis) -> Answer:
         said, tone = f"no difference shown between {arm} and {rival}", "open"
     headline = prefix + said
     return Answer(headline=headline[:1].upper() + headline[1:], detail=detail, tone=tone)  # type: ignore[arg-type]
+
+
+def _no_primary(analysis: Analysis) -> Answer:
+    found = analysis.contrasts
+    detail = f"Of {len(found)} contrasts, all secondary: {_counted(found)}." if found else ""
+    return Answer(headline="No primary contrast was named", detail=detail, tone="open")
+
+
+def _counted(found: Sequence[Contrast]) -> str:
+    counts = {word: sum(c.verdict == word for c in found) for word in VERDICTS}
+    return ", ".join(f"{word} in {n}" for word, n in counts.items() if n)
 
 
 def contrast_sentence(analysis: Analysis, contrast: Contrast) -> str:

@@ -98,10 +98,22 @@ class Spool:
         self._file.flush()
         number = self._file.fileno()
         values = [
-            os.pread(number, length, offset) if offset >= 0 else None
+            _read(number, length, offset) if offset >= 0 else None
             for offset, length in zip(offsets.tolist(), lengths.tolist(), strict=True)
         ]
         return pa.array(values, pa.large_binary())
+
+
+def _read(number: int, length: int, offset: int) -> bytes:
+    """Return a stretch of a file. One call reads 2 GiB at most on Linux."""
+    found = os.pread(number, length, offset)
+    while len(found) < length:
+        more = os.pread(number, length - len(found), offset + len(found))
+        if not more:
+            msg = f"the spool ends {length - len(found):,} bytes early"
+            raise OSError(msg)
+        found += more
+    return found
 
 
 def span_names(payload: str) -> tuple[str, str]:

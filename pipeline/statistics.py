@@ -75,7 +75,8 @@ class Published:
 class Design:
     """What an ablation compares: fixed before the first trial runs.
 
-    metrics: the primary metrics; only they are contrasted. primary_against: the arm that the
+    metrics: the primary metrics; only they are contrasted. primary_arm: "" where none was named:
+    then every contrast is secondary, and there is no headline. primary_against: the arm that the
     primary arm is to beat, "" for random rows, equally many. scorers: scorer column -> its label,
     in the order in which they are shown. descriptions: label -> arm -> number that describes the
     selection and measures no model (a reference CLIPScore). facts: label -> text that is printed as

@@ -39,7 +39,7 @@ def design_of(study: Study, outcome: Outcome, results: Sequence[ArmResult]) -> D
         name=study.name,
         description=settings.description,
         metrics=tuple(primary.metrics if primary else _headlines(results)),
-        primary_arm=primary.arm if primary else study.arms[0].name,
+        primary_arm=primary.arm if primary else "",
         primary_against=primary.against if primary else "",
         raw_arm=RAW,
         seeds=tuple(settings.seeds),

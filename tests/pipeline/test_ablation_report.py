@@ -183,11 +183,24 @@ def test_a_block_has_each_arm_once_and_random_beside_it(results: list[ArmResult]
         assert block.lines[-1].described == ("-",)
 
 
+def test_a_study_that_names_no_primary_contrast_has_no_headline(
+    tmp_path: Path, results: list[ArmResult]
+) -> None:
+    design = replace(DESIGN, primary_arm="")
+    write_ablation(Storage(str(tmp_path)), "x", design, results)
+    text = (tmp_path / "x/table.txt").read_text()
+    first, second = text.splitlines()[:2]
+    assert first == "ablation quality and quantity: No primary contrast was named."
+    assert second.startswith("Of ") and "all secondary" in second
+    assert "primary contrasts" not in text
+    page = _check_safe((tmp_path / "x/index.html").read_text())
+    assert "No primary contrast was named" in " ".join(page.texts)
+
+
 def test_arms_that_were_not_run_are_counted_not_shown(results: list[ArmResult]) -> None:
     """Asked for a part of a study: the packaged curve, and all of 4x, were left out."""
     asked = [
-        row if row.budget == 1 and "packaged" not in row.arm else _missing(row)
-        for row in results
+        row if row.budget == 1 and "packaged" not in row.arm else _missing(row) for row in results
     ]
     lines = ablation_lines(DESIGN, asked)
     tables = [line for line in lines if "samples (" in line]

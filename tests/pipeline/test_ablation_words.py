@@ -56,6 +56,14 @@ def test_the_headline(m: float, k: float, headline: str, tone: str) -> None:
     assert "xploratory" not in found.headline + found.detail
 
 
+def test_without_a_primary_arm_nothing_is_claimed() -> None:
+    analysis = _two(0.3, 0.0, design=replace(DESIGN, primary_arm=""))
+    found = answer(analysis)
+    assert (found.headline, found.tone) == ("No primary contrast was named", "open")
+    assert found.detail == ("Of 2 contrasts, all secondary: better in 1, no difference shown in 1.")
+    assert sum(contrast.share for contrast in analysis.contrasts) == pytest.approx(1)
+
+
 def test_few_seeds_are_said() -> None:
     analysis = _two(0.4, 0.4, num_seeds=4, design=replace(DESIGN, seeds=(0, 1, 2, 3)))
     found = answer(analysis)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import random
 from collections.abc import Callable, Iterator
@@ -35,6 +36,20 @@ from winnow.pipeline.work import State
 
 PAYLOADS = st.lists(st.none() | st.binary(max_size=9), max_size=8)
 REPEATS = {11: 8, 12: 8, 30: 8, 31: 9}
+
+
+def test_a_spool_reads_on_where_the_system_reads_less_than_was_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Linux gives 2 GiB at a time; here it gives 3 bytes."""
+    whole = os.pread
+    values = [b"0123456789", b"", b"ab", None]
+    spool = Spool(tmp_path)
+    spans = spool.add(pa.chunked_array([pa.array(values, pa.large_binary())]))
+    monkeypatch.setattr(os, "pread", lambda file, n, at: whole(file, min(n, 3), at))
+    assert spool.read(spans[:, 0], spans[:, 1]).to_pylist() == values
+    with pytest.raises(OSError, match="ends 5 bytes early"):
+        spool.read(spans[2:3, 0], np.array([7]))
 
 
 @settings(

@@ -193,6 +193,7 @@ def test_a_design_is_what_the_study_says(study: Study) -> None:
 
 def test_without_a_primary_contrast_the_first_metrics_are_compared(tmp_path: Path) -> None:
     study = load_study(write_study(tmp_path, primary=None))
+    assert design_of(study, outcome(), []).primary_arm == ""
     storage = Storage(str(tmp_path / "w"))
     ran = outcome()
     ran.trials = [trial(study, "raw", 0), trial(study, "curated", 0)]
