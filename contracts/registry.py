@@ -7,16 +7,28 @@ import importlib
 import importlib.util
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
 
-from winnow.contracts.errors import RecipeError
+from winnow.contracts.errors import RecipeError, SetupError
 from winnow.contracts.exporter import Exporter
 from winnow.contracts.source import Source
 from winnow.contracts.stage import GlobalStage, Stage
 from winnow.contracts.trial import Evaluation, Trainer
 
 T = TypeVar("T", bound=Callable[..., Any])
+
+
+def _load_plugin(entry: EntryPoint) -> None:
+    try:
+        entry.load()
+    except Exception as error:  # noqa: BLE001 - the boundary: somebody else's module
+        owner = f" of {entry.dist.name}" if entry.dist is not None else ""
+        msg = (
+            f"the plug-in {entry.name}{owner} ({entry.group}: {entry.value}) cannot be loaded: "
+            f"{type(error).__name__}: {error}; repair or uninstall it"
+        )
+        raise SetupError(msg) from error
 
 
 class Registry(Mapping[str, T], Generic[T]):
@@ -38,7 +50,10 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def load(self) -> None:
         """Import all public modules of the built-in package, then the entry points
-        ``winnow.<kind>s``. What could not be imported raises again the next time."""
+        ``winnow.<kind>s``. What could not be imported raises again the next time.
+
+        Fails: SetupError that names a plug-in which cannot be imported.
+        """
         if self._loaded:
             return
         package = importlib.import_module(self._package)
@@ -51,7 +66,7 @@ class Registry(Mapping[str, T], Generic[T]):
     def _load_plugins(self) -> None:
         if not self._plugged:
             for entry in entry_points(group=f"winnow.{self.kind}s"):
-                entry.load()
+                _load_plugin(entry)
             self._plugged = True
 
     def lookup(self, name: str) -> T | None:

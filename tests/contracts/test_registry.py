@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from winnow.contracts.errors import RecipeError
+from winnow.contracts.errors import RecipeError, SetupError
 from winnow.contracts.registry import (
     EVALUATIONS,
     EXPORTERS,
@@ -135,7 +135,7 @@ def test_a_plugin_that_copies_a_built_in_cannot_take_its_name(make: Maker) -> No
     """The class or function has the same name, too: only its module differs."""
     registry = make("one", plugins={"rival": PLUGIN.replace("afar", "one")})
     first = registry.find("one")
-    with pytest.raises(ValueError, match="registered twice"):
+    with pytest.raises(SetupError, match=r"the plug-in rival .* cannot be loaded: .* twice"):
         registry.load()
     assert registry.lookup("one") is first
     assert first() == "one"
@@ -163,7 +163,8 @@ def test_what_cannot_be_imported_is_no_wrong_name_however_often_it_is_tried(
         lambda: registry.find("brok"),
         lambda: len(registry),
     ):
-        with pytest.raises(ModuleNotFoundError, match="no_such_library_here"):
+        kind = SetupError if place == "plug-in" else ModuleNotFoundError
+        with pytest.raises(kind, match="no_such_library_here"):
             attempt()
     assert registry.find("one")() == "one"
 
