@@ -6,13 +6,22 @@ of frames. Nothing here raises for the content of ``data``: what makes no sense 
 
 from __future__ import annotations
 
+import re
 import struct
+import zlib
 
 _MAX_CHUNKS, _MAX_TAGS = 1000, 16
 _MAX_BOXES = 100_000
+_MAX_MOVIE_BYTES = 64 << 20
 _MP4_FOLDERS = frozenset(
-    {b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf", b"edts", b"udta", b"mvex"}
+    b"moov trak mdia minf stbl moof traf edts udta mvex dinf ilst schi sinf tref wave".split()
 )
+"""Boxes in which FFmpeg looks for others; so it does in "stsd", and behind a "hdlr" in "meta"."""
+_MP4_COUNTS = {b"stsz": 8, b"stz2": 8, b"trun": 4}
+"""Table of samples -> where in its body their number stands."""
+MP4_COUNTING = _MP4_FOLDERS | {b"meta", b"stsd", b"cmov", *_MP4_COUNTS}
+"""Boxes in which there may be a number of samples."""
+_MP4_ANY_COUNT = re.compile(b"cmov|" + b"|".join(_MP4_COUNTS))
 _PCM_TAGS = frozenset({1, 3, 6, 7, 0xFFFE})
 
 # ISO/IEC 11172-3, 2.4.2.3 and ISO/IEC 13818-3: index 3 is reserved. Versions: 2.5, -, 2, 1.
@@ -129,18 +138,27 @@ def ogg_is_whole(data: bytes) -> bool:
         at = data.rfind(b"OggS", 0, at)
         if at < 0:
             return False
-        if data[at + 4 : at + 5] == b"\0" and at + 27 <= len(data):
+        if at + 27 > len(data):
+            return False
+        if data[at + 4] == 0:
             table = data[at + 27 : at + 27 + data[at + 26]]
             return len(table) == data[at + 26] and at + 27 + len(table) + sum(table) <= len(data)
     return False
 
 
-def mp4_counts_are_possible(data: bytes) -> bool:
+def mp4_counts_are_possible(data: bytes, length: int | None = None) -> bool:
     """Return whether no table of samples (stsz, stz2, trun) is longer than the file could hold.
+
+    data: the file, or some of its boxes; then ``length`` is the file's, in bytes.
 
     FFmpeg makes an entry in memory for each, though the table need not list them: a few bytes
     could make it take gigabytes. Formats with less than half a byte per sample are none of ours.
+    A compressed header ("cmov") is unpacked, up to 64 MiB.
     """
+    return _counts_are_possible(data, 2 * (len(data) if length is None else length), unpack=True)
+
+
+def _counts_are_possible(data: bytes, most: int, *, unpack: bool) -> bool:
     waiting = [(0, len(data))]
     for _ in range(_MAX_BOXES):
         if not waiting:
@@ -155,7 +173,30 @@ def mp4_counts_are_possible(data: bytes) -> bool:
         waiting.append((stop, end))
         if name in _MP4_FOLDERS:
             waiting.append((body, stop))
-        where = {b"stsz": body + 8, b"stz2": body + 8, b"trun": body + 4}.get(name)
-        if where is not None and int.from_bytes(data[where : where + 4], "big") > 2 * len(data):
-            return False
+        elif name == b"meta" and (handler := data.find(b"hdlr", body, stop)) >= 0:
+            waiting.append((handler - 4, stop))
+        elif name == b"stsd":  # its entries differ in length by codec and version
+            found = _MP4_ANY_COUNT.finditer(data, body, stop)
+            waiting.extend((match.start() - 4, stop) for match in found)
+        elif name in _MP4_COUNTS:
+            where = body + _MP4_COUNTS[name]
+            if int.from_bytes(data[where : where + 4], "big") > most:
+                return False
+        elif name == b"cmov":
+            movie = _unpacked(data[body:stop]) if unpack else None
+            if movie is None or not _counts_are_possible(movie, most, unpack=False):
+                return False
     return False
+
+
+def _unpacked(body: bytes) -> bytes | None:
+    """Return the header that a "cmov" holds (QuickTime File Format, "Compressed Movie Resources").
+
+    None where it is damaged, or longer than _MAX_MOVIE_BYTES.
+    """
+    inflate = zlib.decompressobj()
+    try:
+        movie = inflate.decompress(body[24:], _MAX_MOVIE_BYTES)
+    except zlib.error:
+        return None
+    return movie if inflate.eof else None

@@ -71,14 +71,25 @@ def read_statistics(who: str, path: str) -> ObjectStatistics:
     try:
         document = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
         pairs = document["pairs"].items()
-        return ObjectStatistics(
+        found = ObjectStatistics(
             num_rows=int(document["num_rows"]),
             objects={str(name): int(count) for name, count in document["objects"].items()},
             pairs={(min(a, b), max(a, b)): int(n) for a, row in pairs for b, n in row.items()},
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        _check(found)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         msg = f"{who}: statistics {path} cannot be read ({error!r}); make them with `{MAKE}`"
         raise SetupError(msg) from error
+    return found
+
+
+def _check(found: ObjectStatistics) -> None:
+    if min((found.num_rows, *found.objects.values(), *found.pairs.values())) < 0:
+        msg = "a count is negative"
+        raise ValueError(msg)
+    if unknown := sorted({name for pair in found.pairs for name in pair} - found.objects.keys()):
+        msg = f"{unknown[0]!r} is in a pair, but not among the objects"
+        raise ValueError(msg)
 
 
 def files_digest(*paths: str | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,8 +18,13 @@ FORMATS = {"srt": "srt", "vtt": "webvtt", "ass": "ass", "ssa": "ass"}
 MAX_SHOWN = 100
 MAX_CHARACTERS = 2000
 """Of one cue: longer ones are cut."""
+_NUM_FIELDS = 8
+"""Of a line of FFmpeg's ASS before its text, each with a comma behind it."""
 _TEXT_CODECS = frozenset({"subrip", "srt", "ass", "ssa", "mov_text", "webvtt", "text"})
-_STYLE = re.compile(r"\{\\[^{}]*\}|<[^<>\n]{1,40}>")
+_ESCAPED = re.compile(r"\\\{\{\}|\\\u2060|\\[Nnh]|\{(?!\\)[^}]*\}?")
+_PLAIN = {r"\{{}": "{", "\\\u2060": "\\", r"\N": "\n", r"\n": " ", r"\h": " "}
+"""How FFmpeg writes braces, backslashes and breaks as ASS; other braces hold a comment."""
+_STYLE = re.compile(r"\{\\[^{}]*\}|<[^<>\s][^<>\n]{0,39}>")
 """Style commands of ASS, and tags of SRT that FFmpeg does not know."""
 
 
@@ -79,10 +85,10 @@ def _plain(subtitles: Iterable[Any]) -> str:
     parts = []
     for subtitle in subtitles:
         for rect in subtitle if isinstance(subtitle, Iterable) else (subtitle,):
-            said = getattr(rect, "dialogue", b"") or b""
-            parts.append(said.decode("utf-8", "replace"))
-    text = _STYLE.sub("", " ".join(parts)).replace("\\N", " ").replace("\\n", " ")
-    return " ".join(text.replace("\\h", " ").split())
+            said = (getattr(rect, "ass", b"") or b"").decode("utf-8", "replace")
+            parts.append("".join(said.split(",", _NUM_FIELDS)[_NUM_FIELDS:]))
+    text = _ESCAPED.sub(lambda match: _PLAIN.get(match[0], ""), " ".join(parts))
+    return " ".join(_STYLE.sub("", text).split())
 
 
 def texts_between(
@@ -94,11 +100,16 @@ def texts_between(
     that a file made to hurt costs no more than a large one.
     """
     shown: list[Cue] = []
+    ends_s: list[float] = []
     place = 0
     for start_s, end_s in spans:
         shown = [cue for cue in shown if cue.end_s > start_s]
         while place < len(cues) and cues[place].start_s < end_s:
-            if len(shown) < MAX_SHOWN and cues[place].end_s > start_s:
-                shown.append(cues[place])
-            place += 1
+            cue, place = cues[place], place + 1
+            while ends_s and ends_s[0] <= cue.start_s:
+                heapq.heappop(ends_s)
+            if len(ends_s) < MAX_SHOWN:
+                heapq.heappush(ends_s, cue.end_s)
+                if cue.end_s > start_s:
+                    shown.append(cue)
         yield " ".join(dict.fromkeys(cue.text for cue in shown)) or None

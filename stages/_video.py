@@ -19,6 +19,7 @@ from av.container import InputContainer
 
 from winnow.contracts.media import MediaCaps
 from winnow.stages._audio_container import HOSTILE_AUDIO
+from winnow.stages._audio_headers import MP4_COUNTING, mp4_counts_are_possible
 from winnow.stages.sources._files import open_file
 from winnow.stages.sources._media_refs import digest_of
 
@@ -34,6 +35,7 @@ _CHUNK = 1 << 20
 _TS_PACKET = 188
 MAX_PIXELS = MediaCaps().max_pixels
 """Of a frame, as of a picture; a larger one does not decode."""
+_MAX_BOXES, _MAX_BOX_BYTES = 1_000_000, 256 << 20
 _OPTIONS = {"enable_drefs": "0", "use_absolute_path": "0"}
 """Of the mov demuxer: tracks that lie in other files stay closed (both are its defaults too)."""
 
@@ -149,6 +151,9 @@ def opened(ref: VideoRef) -> Iterator[InputContainer]:
             raise VideoError(code="undecodable")
         options = _OPTIONS if name == "mov" else {}
         try:
+            if name == "mov" and not _tables_are_possible(window, ref.length):
+                raise VideoError(code="undecodable")
+            window.seek(0)
             with av.open(
                 window, "r", format=name, options=options, metadata_errors="replace",
                 io_open=_refuse,
@@ -162,6 +167,30 @@ def opened(ref: VideoRef) -> Iterator[InputContainer]:
             raise VideoError(code="unreadable") from error
         except HOSTILE_VIDEO as error:
             raise VideoError(code="undecodable") from error
+
+
+def _tables_are_possible(window: Window, length: int) -> bool:
+    """Return whether no table of an mp4 promises more samples than the file could hold.
+
+    Each takes memory as soon as the file is open. Other boxes, such as the media, are passed over.
+    """
+    at = 0
+    for _ in range(_MAX_BOXES):
+        window.seek(at)
+        head = window.read(16)
+        if len(head) < 8:
+            return True
+        size, name = int.from_bytes(head[:4], "big"), head[4:8]
+        if size == 1:
+            size = int.from_bytes(head[8:], "big")
+        size = max(size, 8) if size else length - at
+        if name in MP4_COUNTING:
+            window.seek(at)
+            box = window.read(min(size, _MAX_BOX_BYTES + 1))
+            if len(box) > _MAX_BOX_BYTES or not mp4_counts_are_possible(box, length):
+                return False
+        at += size
+    return False
 
 
 def _refuse(url: str, flags: int, options: dict[str, str]) -> None:

@@ -43,7 +43,7 @@ def llava_turns(turns: Sequence[Turn]) -> list[dict[str, str]]:
     return found
 
 
-@register_stage(NAME, version=1)
+@register_stage(NAME, version=2)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Instructions(Stage):
     """Make a conversation about each picture from what is known of it.
@@ -69,8 +69,8 @@ class Instructions(Stage):
 
     Reads:   <objects> (truth_objects): list<string>, a name per object: its count is how often it
              comes.  <groups>: list<struct<name: string, count: int32, color: string>>, in place of
-             ``objects``; a null is not known.  <relations>: list<struct<subject, predicate, object:
-             string>>; predicates "left of", "right of", "above", "below" and "on" are understood,
+             ``objects``; a null is not known, a count of 0 is not there.  <relations>:
+             list<struct<subject, predicate, object: string>>; predicates "left of", "right of", "above", "below" and "on" are understood,
              others are used as they are.  <background>: string, words, or "pattern:color" as
              scenes have it.  <caption> (text): string.  <written>: list<string>, what a model was
              asked for, the first that holds a conversation counts. Only those that are named.
@@ -255,7 +255,9 @@ def _things(
         found: dict[str, Thing] = {}
         for group in groups:
             if group and group["name"] and group["name"].strip():
-                count = group["count"] if (group["count"] or 0) > 0 else None
+                count = group["count"]
+                if count is not None and count < 1:
+                    continue
                 thing = Thing(name=group["name"], count=count, color=group["color"] or None)
                 found.setdefault(thing.name, thing)
         return tuple(found.values())

@@ -25,6 +25,8 @@ _PREDICATES = {
     "below": "below",
     "on top of": "on",
 }
+_MAX_DIGITS = 9
+"""Of a number that counts things; Python refuses to read one of thousands."""
 _BETWEEN = re.compile(rf"(?:is|are|stands|sits)? ?({'|'.join(_PREDICATES)})")
 
 
@@ -69,7 +71,9 @@ def statements(text: str, vocabulary: Vocabulary, colors: Collection[str]) -> li
     found = []
     for place, phrase in enumerate(phrases):
         following = phrases[place + 1] if place + 1 < len(phrases) else None
-        relation = _relation(text, words, phrase, following) if following else None
+        relation = None
+        if following and following.count != 0:
+            relation = _relation(text, words, phrase, following)
         if phrase.count != 0:
             found.append(Statement(phrase.mention.name, phrase.count, phrase.color, relation))
     return found
@@ -79,7 +83,7 @@ def _phrase(mention: Mention, words: list[Word], colors: Collection[str]) -> _Ph
     color, count, first = None, None, mention.first_word
     while first > 0:
         word = words[first - 1].text
-        if word in _COUNTS or word.isdecimal():
+        if word in _COUNTS or (word.isdecimal() and len(word) <= _MAX_DIGITS):
             count = _COUNTS[word] if word in _COUNTS else int(word)
             first -= 1
             break

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from winnow.contracts.errors import SetupError
 from winnow.stages.sources._files import is_local, open_file, printable
 from winnow.stages.sources._text_rows import (
+    CORRUPT,
     Row,
     TextFormat,
     TextOptions,
@@ -228,7 +229,7 @@ def _parquet(path: str) -> Iterator[pq.ParquetFile]:
             # Locally, columns are streamed page by page; remotely, each row group in few reads.
             local = is_local(path)
             reader = pq.ParquetFile(raw, buffer_size=1 << 20 if local else 0, pre_buffer=not local)
-        except (pa.ArrowInvalid, EOFError) as error:
+        except (*CORRUPT, pa.ArrowNotImplementedError, UnicodeDecodeError) as error:
             fail(path, f"not a whole parquet file: {error}")
         except OSError as error:
             fail(path, f"cannot open: {error}", retryable=not isinstance(error, FileNotFoundError))

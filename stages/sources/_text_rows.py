@@ -27,7 +27,8 @@ TextFormat = Literal["csv", "tsv", "jsonl", "txt"]
 _MAX_LINE_BYTES = 64 << 20
 _MAX_FIELD_CHARACTERS = 16 << 20
 _PEEK_ROWS = 1000
-_CORRUPT = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, pa.ArrowInvalid)
+CORRUPT = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, pa.ArrowInvalid)
+"""What decompressors, and Arrow, raise on bytes that are not whole."""
 
 
 class Row(NamedTuple):
@@ -83,7 +84,7 @@ class Lines(Iterator[str]):
     def __next__(self) -> str:
         try:
             raw = self._stream.readline(_MAX_LINE_BYTES)
-        except _CORRUPT as error:
+        except CORRUPT as error:
             fail(
                 self.path, f"the compressed data are cut or corrupt: {error}", line=self.number + 1
             )
@@ -242,6 +243,8 @@ class TextTable:
                 names.update(dict.fromkeys(value))
             if len(self._peeked) == _PEEK_ROWS:
                 break
+        if halves := [name for name in names if not _is_unicode(name)]:
+            fail(self._path, f"the key {halves[0]!r} holds half of a pair of surrogates; rename it")
         return list(names)
 
     def _json_rows(self, wanted: Sequence[str], known: frozenset[str] | None) -> Iterator[Row]:
@@ -259,6 +262,10 @@ class TextTable:
                     )
                     fail(self._path, problem, line=line)
                 yield Row(line, [_json_text(value.get(name)) for name in wanted])
+
+
+def _is_unicode(text: str) -> bool:
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _json_text(value: Any) -> str | None:

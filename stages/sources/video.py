@@ -45,7 +45,7 @@ _SUBTITLES = tuple(f".{extension}" for extension in _subtitles.FORMATS)
 _Segment = tuple[int | None, float | None, float | None, str | None]
 
 
-@register_source("video", version=1)
+@register_source("video", version=2)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VideoFolder(Source):
     """One row per segment of each video below a folder; the stage video_segment cuts them out.

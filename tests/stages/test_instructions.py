@@ -54,6 +54,19 @@ def made(batch: pa.RecordBatch, **parameters: Any) -> list[dict[str, Any]]:
     return out.to_pylist()
 
 
+def test_a_group_of_none_is_not_there(scenes: pa.RecordBatch) -> None:
+    groups = [
+        [{"name": "dog", "count": 0, "color": None}, {"name": "cat", "count": None, "color": None}]
+    ]
+    place = scenes.schema.get_field_index("truth_groups")
+    column = pa.array(groups, scenes.schema.field(place).type)
+    batch = scenes.slice(0, 1).set_column(place, scenes.schema.field(place), column)
+    labels = LABELS | {"relations": None, "background": None, "vocabulary": None}
+    for row in made(batch, **labels, kinds=["detail", "conversation"], kinds_per_row=2):
+        said = " ".join(answer for _, answer in turns_of(row))
+        assert "cat" in said and "dog" not in said
+
+
 def turns_of(row: dict[str, Any]) -> list[tuple[str, str]]:
     """Questions and answers; checks LLaVA's form on the way."""
     turns = row["conversations"]

@@ -138,6 +138,19 @@ def test_what_cannot_be_read_has_a_code(folder: Path, tmp_path: Path) -> None:
     assert code() == {"unreadable"}
 
 
+def test_a_table_of_samples_that_is_longer_than_its_file_is_not_opened(tmp_path: Path) -> None:
+    """FFmpeg would make an entry in memory for each of four billion."""
+    write_video(tmp_path / "x.mp4", seconds=2)
+    data = (tmp_path / "x.mp4").read_bytes()
+    assert {row["video_segment_error"] for row in segments(tmp_path)} == {None}
+    at = data.index(b"stsz") + 12
+    (tmp_path / "x.mp4").write_bytes(data[:at] + b"\xff\xff\xff\xff" + data[at + 4 :])
+    rows = segments(tmp_path)
+    assert [(row["image"], row["video_segment_error"]) for row in rows] in (
+        [(None, "undecodable")], [(None, "missing")]
+    )  # fmt: skip
+
+
 def test_damage_costs_rows_not_the_run(tmp_path: Path) -> None:
     write_video(tmp_path / "x.mkv", seconds=3)
     data = bytearray((tmp_path / "x.mkv").read_bytes())
