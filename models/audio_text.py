@@ -30,8 +30,16 @@ from torch import nn
 
 from winnow.contracts.errors import RecipeError, SetupError
 from winnow.contracts.media import Samples
+from winnow.contracts.paths import user_path
 from winnow.models.audio_tower import AudioTower, AudioTowerConfig, Frames, stacked
-from winnow.models.checkpoint import CONFIG_NAME, HUB_PREFIX, PACKAGED, ModelFiles, find_tower
+from winnow.models.checkpoint import (
+    CONFIG_NAME,
+    HUB_PREFIX,
+    PACKAGED,
+    ModelFiles,
+    find_tower,
+    is_path,
+)
 from winnow.models.clap import ClapFiles, find_clap, load_clap
 from winnow.models.contrastive import ContrastiveModel, load_model, save_model
 from winnow.models.devices import Precision
@@ -152,10 +160,10 @@ class TowerModel:
 def find_audio_text_model(name: str) -> AudioTextFiles:
     """Return the files of a model.
 
-    Fails: RecipeError for a name that means nothing; SetupError where files are missing, do not fit
-    each other, or the image-text model is not the one that the tower was trained with.
+    Fails: RecipeError for a name that means nothing; SetupError where files are missing, or the
+    image-text model is not the one that the tower was trained with.
     """
-    folder = Path(name).expanduser()
+    folder = user_path(name)
     if not (folder / AUDIO_CONFIG).is_file():
         return find_clap(name)
     document = read_document(folder)
@@ -181,19 +189,18 @@ def read_document(folder: Path) -> AudioDocument:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         version = int(document["format"])
-        found = AudioDocument(
+        if version != FORMAT:
+            msg = f"{path} has format {version}; this version of Winnow reads {FORMAT}"
+            raise SetupError(msg)
+        return AudioDocument(
             tower=AudioTowerConfig(**document["tower"]),
             image_text=dict(document["image_text"]),
             pairs=tuple(document["pairs"]),
             modalities=tuple(document["modalities"]),
         )
-    except (OSError, ValueError, KeyError, TypeError, RecipeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, RecipeError) as error:
         msg = f"{path} cannot be read as an audio model: {error!r}"
         raise SetupError(msg) from error
-    if version != FORMAT:
-        msg = f"{path} has format {version}; this version of Winnow reads {FORMAT}"
-        raise SetupError(msg)
-    return found
 
 
 def _referenced(folder: Path, reference: Mapping[str, Any]) -> ModelFiles:
@@ -215,8 +222,8 @@ def load_audio_text_model(
 ) -> AudioTextModel:
     """Load a model that was found, without unpickling.
 
-    Fails: SetupError where the weights do not fit, for a tower in another precision than fp32, and
-    as ``load_clap``.
+    Fails: SetupError where the weights do not fit the configuration or the image-text model, for
+    a tower in another precision than fp32, and as ``load_clap``.
     """
     if isinstance(files, ClapFiles):
         return load_clap(files, device=device, precision=precision)
@@ -229,6 +236,12 @@ def load_audio_text_model(
 def load_tower_model(files: TowerFiles, *, device: str = "auto") -> TowerModel:
     """Load a model that was trained here, images included; fails as ``load_audio_text_model``."""
     tower, log_scales, biases = read_weights(files.folder, files.tower)
+    if tower.projection.out_features != files.width:
+        msg = (
+            f"{files.folder}: the audio tower's embeddings are {tower.projection.out_features} "
+            f"wide, those of {files.image_text.name} {files.width}; they were not trained together"
+        )
+        raise SetupError(msg)
     return TowerModel(
         tower,
         load_model(files.image_text, device=device),
@@ -254,17 +267,17 @@ def read_weights(
     for name, tensor in tensors.items():
         kind, _, rest = name.partition(".")
         parts.setdefault(kind, {})[rest] = tensor
-    projection = parts["tower"].get("projection.weight", torch.zeros(0, 0))
-    tower = AudioTower(config, projection.shape[0])
+    projection = parts["tower"].get("projection.weight", torch.zeros(()))
+    tower = AudioTower(config, len(projection) if projection.ndim else 1)
     try:
         tower.load_state_dict(parts["tower"])
-    except RuntimeError as error:
+        scales, biases = (
+            {name: float(value) for name, value in parts[kind].items()}
+            for kind in ("log_scale", "bias")
+        )
+    except (RuntimeError, ValueError) as error:
         msg = f"the weights {path} do not fit {AUDIO_CONFIG}: {error}"
         raise SetupError(msg) from error
-    scales, biases = (
-        {name: float(value) for name, value in parts[kind].items()}
-        for kind in ("log_scale", "bias")
-    )
     return tower, scales, biases
 
 
@@ -303,8 +316,9 @@ def save_tower_model(
 
 def is_named(files: ModelFiles) -> bool:
     """Whether a name is enough to find a model again: packaged, on a hub, or a catalogue's."""
-    name = files.name
-    return name in PACKAGED or name.startswith(HUB_PREFIX) or "/" not in name
+    if files.name in PACKAGED or files.name.startswith(HUB_PREFIX):
+        return True
+    return not is_path(files.name) and files.weights != Path(files.name.partition(" ")[2])
 
 
 def copy_image_text(folder: Path, model: ContrastiveModel, files: ModelFiles) -> None:

@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from winnow.contracts.errors import RecipeError, SetupError
 from winnow.contracts.identity import stable_hash64
+from winnow.contracts.paths import user_path
 from winnow.models.checkpoint import CONFIG_NAME, PACKAGED, find_model
 from winnow.models.file_digest import files_digest
 
@@ -61,7 +62,7 @@ def describe(encoder: str) -> dict[str, Any]:
         return {"encoder": encoder, "substitute": True, "digest": "", "what": what}
     if _is_sentence_encoder(encoder):
         what = "sentence encoder, mean of the last layer over tokens"
-        digest = _folder_digest(Path(encoder).expanduser())
+        digest = _folder_digest(user_path(encoder))
     else:
         what = "text tower of a contrastive model"
         if "/" not in encoder and encoder not in PACKAGED:
@@ -126,7 +127,7 @@ def _encoder(
     if encoder == HASHED_WORDS:
         return hashed_words(documents)
     if _is_sentence_encoder(encoder):
-        return _sentence_encoder(Path(encoder).expanduser(), device)
+        return _sentence_encoder(user_path(encoder), device)
     from winnow.models.contrastive import load_model
 
     model = load_model(find_model(encoder), device=device)
@@ -134,7 +135,7 @@ def _encoder(
 
 
 def _is_sentence_encoder(encoder: str) -> bool:
-    folder = Path(encoder).expanduser()
+    folder = user_path(encoder)
     there = "/" in encoder and (folder / "config.json").is_file()
     return there and not (folder / CONFIG_NAME).is_file()
 

@@ -12,6 +12,7 @@ preprocessing, weights, tokenizer), and their content alone is the model's ident
 
 from __future__ import annotations
 
+import copy
 import difflib
 import functools
 import hashlib
@@ -23,6 +24,7 @@ from typing import Any
 
 from winnow.contracts.errors import RecipeError, SetupError
 from winnow.contracts.model_names import TRAINED_PREFIX
+from winnow.contracts.paths import user_path
 from winnow.models.file_digest import named_digest
 from winnow.models.language_files import TOKENIZER_FILES
 from winnow.models.package_files import package_folder
@@ -91,12 +93,12 @@ def architecture(model: str) -> dict[str, Any]:
     ``model``: "tiny", "small", "nano", "patches", a configuration file (.json), a model's folder,
     or an open_clip name.
     """
-    path = Path(model).expanduser()
+    path = user_path(model)
     if path.suffix == ".json":
         config = read_config(path)
     elif model in ARCHITECTURES:
         config = read_config(ARCHITECTURES[model])
-    elif model in PACKAGED or _is_path(model):
+    elif model in PACKAGED or is_path(model):
         config = read_config(PACKAGED.get(model, path) / CONFIG_NAME)
     else:
         check_name(model, "any")
@@ -112,7 +114,7 @@ def find_model(model: str, pretrained: str | None = None) -> ModelFiles:
     """
     config = _config(model, pretrained)
     architecture, preprocess = config["model_cfg"], config.get("preprocess_cfg", {})
-    if model in PACKAGED or _is_path(model):
+    if model in PACKAGED or is_path(model):
         weights = _local_weights(model)
         folder = weights.parent
     elif model.startswith(HUB_PREFIX):
@@ -137,12 +139,14 @@ def find_tower(name: str) -> ModelFiles:
     file, with a space ("ViT-L-14 openai").
     """
     first, _, rest = name.partition(" ")
-    return find_model(name) if "/" in first else find_model(first, rest or None)
+    if "/" in first or (is_path(name) and first not in _architectures()):
+        return find_model(name)
+    return find_model(first, rest or None)
 
 
 def check_name(model: str, pretrained: str | None) -> None:
     """Raise RecipeError where the two names cannot mean a model; reads no weights."""
-    described = model in PACKAGED or _is_path(model)
+    described = model in PACKAGED or is_path(model)
     described = described or model.startswith((HUB_PREFIX, TRAINED_PREFIX))
     if described and pretrained is not None:
         msg = (
@@ -176,14 +180,14 @@ def read_config(path: Path) -> dict[str, Any]:
         msg = f"{path} is missing: a model needs its open_clip configuration"
         raise SetupError(msg)
     stat = path.stat()
-    return _parsed_config(path, stat.st_mtime_ns, stat.st_size)
+    return copy.deepcopy(_parsed_config(path, stat.st_mtime_ns, stat.st_size))
 
 
 @functools.lru_cache(maxsize=64)
 def _parsed_config(path: Path, _mtime_ns: int, _size: int) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         msg = f"{path} is not JSON: {error}"
         raise SetupError(msg) from error
     if isinstance(config, dict) and "model_cfg" not in config:
@@ -193,25 +197,34 @@ def _parsed_config(path: Path, _mtime_ns: int, _size: int) -> dict[str, Any]:
     if not isinstance(architecture, dict) or not wanted <= architecture.keys():
         msg = f"{path} is no open_clip configuration: model_cfg needs {', '.join(sorted(wanted))}"
         raise SetupError(msg)
+    kinds = {"embed_dim": int, "vision_cfg": dict, "text_cfg": dict}
+    wrong = [name for name, kind in kinds.items() if not isinstance(architecture[name], kind)]
+    wrong += [] if isinstance(config.get("preprocess_cfg", {}), dict) else ["preprocess_cfg"]
+    if wrong:
+        msg = f"{path} is no open_clip configuration: {wrong[0]} is of the wrong kind"
+        raise SetupError(msg)
     return config
 
 
 def _config(model: str, pretrained: str | None) -> dict[str, Any]:
     check_name(model, pretrained)
+    if model.startswith(TRAINED_PREFIX):
+        msg = f"model={model!r} stands for a model that a study trains; there is no study here"
+        raise RecipeError(msg)
     if model in PACKAGED:
         return read_config(PACKAGED[model] / CONFIG_NAME)
     if model.startswith(HUB_PREFIX):
         return read_config(_hub_file(model, CONFIG_NAME))
-    if not _is_path(model):
+    if not is_path(model):
         return read_config(_architectures()[model])
-    path = Path(model).expanduser()
+    path = user_path(model)
+    if path.suffix not in _WEIGHT_SUFFIXES:
+        return read_config(path / CONFIG_NAME)
     beside = path.with_suffix(".json")
-    if path.suffix in _WEIGHT_SUFFIXES and beside.is_file():
-        return read_config(beside)
-    return read_config((path.parent if path.suffix in _WEIGHT_SUFFIXES else path) / CONFIG_NAME)
+    return read_config(beside if beside.is_file() else path.parent / CONFIG_NAME)
 
 
-def _is_path(model: str) -> bool:
+def is_path(model: str) -> bool:
     """Decided by the name alone: what lies in the working directory must not change a recipe."""
     if model.startswith(HUB_PREFIX):
         return False
@@ -219,7 +232,7 @@ def _is_path(model: str) -> bool:
 
 
 def _local_weights(model: str) -> Path:
-    path = PACKAGED.get(model, Path(model).expanduser())
+    path = PACKAGED.get(model, user_path(model))
     if path.is_file():
         return path
     if path.suffix in _WEIGHT_SUFFIXES:

@@ -68,7 +68,7 @@ def llava_conversation(value: object) -> tuple[Turn, ...] | None:
         said = said[1:]
     found = []
     for (asker, prompt), (answerer, answer) in zip(said[::2], said[1::2], strict=False):
-        texts = isinstance(prompt, str) and isinstance(answer, str) and bool(answer.strip())
+        texts = isinstance(prompt, str) and isinstance(answer, str) and bool(_unmarked(answer))
         if asker not in _ASKS or answerer not in _ANSWERS or not texts:
             return None
         found.append(Turn(_unmarked(prompt), _unmarked(answer)))

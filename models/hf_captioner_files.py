@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from winnow.contracts.errors import SetupError
+from winnow.contracts.paths import user_path
 from winnow.models.language_files import LanguageFiles, hub_snapshot, is_path
 
 _PROCESSOR = (
@@ -46,7 +47,7 @@ def find_captioner(name: str) -> CaptionerFiles:
     Fails: SetupError where files are missing, where there are only pickled weights, where the hub
     cannot be reached.
     """
-    folder = Path(name).expanduser() if is_path(name) else _hub_folder(name)
+    folder = user_path(name) if is_path(name) else _hub_folder(name)
     if not (folder / "config.json").is_file():
         msg = f"model={name!r}: {folder / 'config.json'} is missing; a model needs it"
         raise SetupError(msg)

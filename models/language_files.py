@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from winnow.contracts.errors import SetupError
+from winnow.contracts.paths import user_path
 from winnow.models.file_digest import files_digest
 
 PACKAGED = "tiny-lm"
@@ -94,7 +95,7 @@ def find_language_model(name: str, *, allow_random: bool = False) -> LanguageFil
     if name == PACKAGED:
         folder = Path(__file__).parent / "checkpoints" / PACKAGED
     elif is_path(name):
-        folder = Path(name).expanduser()
+        folder = user_path(name)
     else:
         folder = _hub_folder(name)
     files = LanguageFiles(name=name, folder=folder)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from winnow.contracts.errors import SetupError
+from winnow.contracts.paths import user_path
 from winnow.models.file_digest import file_digest
 from winnow.models.language_files import is_path
 from winnow.models.projector_files import LANGUAGE_FOLDER, TOWER_FOLDER
@@ -46,7 +47,7 @@ def find_matching(name: str) -> MatchingFiles:
 
     Fails: SetupError where there is none, or one that this version cannot read.
     """
-    folder = Path(name).expanduser()
+    folder = user_path(name)
     path = folder / CONFIG_NAME
     if not path.is_file() or not (folder / WEIGHTS_NAME).is_file():
         msg = (
@@ -67,5 +68,5 @@ def find_matching(name: str) -> MatchingFiles:
 
 def lasting_name(name: str) -> str:
     """A local folder by its absolute path, because a run may start anywhere."""
-    path = Path(name).expanduser()
+    path = user_path(name)
     return str(path.resolve()) if is_path(name) and path.exists() else name

@@ -26,6 +26,7 @@ import torch
 from torch import nn
 
 from winnow.contracts.errors import RecipeError, SetupError
+from winnow.contracts.paths import user_path
 from winnow.models.audio_text import AUDIO_CONFIG, AUDIO_WEIGHTS, read_document
 from winnow.models.audio_text import read_weights as read_audio_weights
 from winnow.models.audio_tower import AudioTower, AudioTowerConfig, Frames, stacked
@@ -66,7 +67,7 @@ def find_audio_tower(name: str) -> AudioTowerFiles:
 
     Fails: SetupError where there is none, one of another format, or one without weights.
     """
-    folder = Path(name).expanduser()
+    folder = user_path(name)
     if not all((folder / part).is_file() for part in (AUDIO_CONFIG, AUDIO_WEIGHTS)):
         msg = (
             f"audio_tower={name!r} has no {AUDIO_CONFIG} and {AUDIO_WEIGHTS}; give the folder of a "

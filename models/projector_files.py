@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from winnow.contracts.errors import SetupError
+from winnow.contracts.paths import user_path
 from winnow.models.conversation import CAPTION_PROMPT
 from winnow.models.file_digest import file_digest
 
@@ -122,7 +123,7 @@ def find_projector(name: str) -> ProjectorFiles:
 
     Fails: SetupError where there is none, one of another format, or one whose weights are missing.
     """
-    folder = Path(name).expanduser()
+    folder = user_path(name)
     path = folder / CONFIG_NAME
     if not path.is_file():
         msg = f"{name!r} is no projector model: {path} is missing; give the folder of a trained one"
@@ -267,7 +268,7 @@ def _part(
 
     place: the folder in the projector's own, for a copy.
     """
-    path = Path(name).expanduser()
+    path = user_path(name)
     if not is_path or not path.exists():
         return {"name": name, "digest": digest, "copy": None}
     whole, copy = str(path.resolve()), None
@@ -285,7 +286,7 @@ def _copy_tower(name: str, folder: Path) -> str:
     from winnow.models.checkpoint import find_model
 
     files = find_model(name)
-    given = Path(name).expanduser()
+    given = user_path(name)
     config = files.weights.with_suffix(".json")
     if not given.is_file() or not config.is_file():
         config = files.weights.parent / TOWER_CONFIG

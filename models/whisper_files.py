@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from winnow.contracts.errors import SetupError
+from winnow.contracts.paths import user_path
 from winnow.models.file_digest import files_digest
 from winnow.models.hf_captioner_files import CaptionerFiles, find_captioner
 from winnow.models.language_files import hub_snapshot, is_path
@@ -63,7 +64,7 @@ def find_whisper(name: str, engine: Engine) -> WhisperFiles:
     if name.startswith(PACKAGE_PREFIX):
         folder = _package_folder(name)
     elif is_path(name):
-        folder = Path(name).expanduser()
+        folder = user_path(name)
     elif engine == "hf":
         folder = find_captioner(name).folder
     else:
@@ -100,7 +101,7 @@ def _check_transformers(name: str, folder: Path) -> None:
 def _package_folder(name: str) -> Path:
     package, _, rest = name.removeprefix(PACKAGE_PREFIX).partition("/")
     folder = package_folder(package)
-    if folder is None or ".." in Path(rest).parts:
+    if folder is None or ".." in Path(rest).parts or Path(rest).is_absolute():
         msg = (
             f"model={name!r}: no package {package!r} is installed here; install it, or write "
             f"{PACKAGE_PREFIX}NAME/FOLDER for a folder inside an installed Python package"

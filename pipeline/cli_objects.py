@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from winnow.contracts.errors import SetupError
+from winnow.contracts.paths import user_path
 from winnow.stages._object_statistics import ObjectStatistics, count_objects
 from winnow.stages.train.shards import json_values, read_samples, shard_paths
 
@@ -60,7 +61,7 @@ def object_statistics(export: str, column: str) -> ObjectStatistics:
 
 def _parquet_files(export: str) -> list[str]:
     """The Parquet files that are data; none where the export has tars."""
-    path = Path(export).expanduser()
+    path = user_path(export)
     if path.is_dir() and not any(path.glob("*.tar")):
         return sorted(str(p) for p in path.glob("*.parquet") if p.name != _MANIFEST)
     return [str(path)] if path.suffix == ".parquet" and path.is_file() else []

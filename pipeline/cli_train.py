@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from winnow.contracts.paths import user_path
 from winnow.contracts.stage import Resources
 from winnow.stages.train._config import Progress, TrainConfig
 from winnow.stages.train._network import Setup
@@ -48,7 +49,7 @@ class _Job:
 
 
 def _resolved(model: str) -> str:
-    path = Path(model).expanduser()
+    path = user_path(model)
     return str(path.resolve()) if path.exists() and ("/" in model or path.suffix) else model
 
 

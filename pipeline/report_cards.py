@@ -210,7 +210,8 @@ def _sound(data: bytes) -> Sound | None:
         return None
     length = f"{card.duration_s:.1f} s"
     if card.duration_s >= 60:
-        length = f"{int(card.duration_s // 60)} min {card.duration_s % 60:.0f} s"
+        minutes, seconds = divmod(round(card.duration_s), 60)
+        length = f"{minutes} min {seconds} s"
     return Sound(
         picture=_uri("image/jpeg", card.picture), clip=_uri("audio/mpeg", card.clip), length=length
     )

@@ -61,7 +61,7 @@ class ValueCounts:
         flat = np.bincount(np.asarray(coded.indices) * 3 + fate, minlength=3 * len(names))
         table = flat.reshape(-1, 3)
         top: Sequence[int] = range(len(names))
-        if len(names) > MAX_VALUES // 2:
+        if len(names) > MAX_VALUES:
             self.forgot = True
             asked = [i for i, name in enumerate(names) if name in self.asked or name is None]
             top = [*asked, *np.argsort(-table.sum(axis=1), kind="stable")[: MAX_VALUES // 2]]

@@ -13,7 +13,6 @@ import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import fsspec
 import numpy as np
@@ -23,6 +22,7 @@ import pyarrow.parquet as pq
 
 from winnow.contracts.errors import SetupError
 from winnow.contracts.identity import UID_BYTES, UID_TYPE
+from winnow.contracts.paths import user_path
 from winnow.stages.dedupe import _hamming
 from winnow.stages.dedupe._columns import Octets, octets, valid_rows
 from winnow.stages.dedupe._hamming import Chunk, Indices, Words, expand, split_ranges
@@ -94,7 +94,7 @@ def check_file(path: str, hash_name: str) -> None:
 
 def file_digest(path: str) -> str:
     """Return a digest of a file's bytes; local files that did not change are read once."""
-    local = Path(path).expanduser()
+    local = user_path(path)
     if local.is_file():
         stat = local.stat()
         return _local_digest(str(local), stat.st_mtime_ns, stat.st_size)

@@ -8,9 +8,9 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from winnow.contracts.errors import SetupError
+from winnow.contracts.paths import user_path
 
 MAKE = "winnow objects EXPORT --column COLUMN --output FILE"
 
@@ -69,7 +69,7 @@ def read_statistics(who: str, path: str) -> ObjectStatistics:
     Fails: SetupError where the file cannot be read or holds something else.
     """
     try:
-        document = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+        document = json.loads(user_path(path).read_text(encoding="utf-8"))
         pairs = document["pairs"].items()
         found = ObjectStatistics(
             num_rows=int(document["num_rows"]),
@@ -101,7 +101,7 @@ def files_digest(*paths: str | None) -> str:
     for path in paths:
         if path is not None:
             try:
-                data = Path(path).expanduser().read_bytes()
+                data = user_path(path).read_bytes()
             except OSError as error:
                 msg = f"{path} cannot be read: {error}"
                 raise SetupError(msg) from error

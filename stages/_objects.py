@@ -6,11 +6,11 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import pyarrow as pa
 
 from winnow.contracts.errors import SetupError
+from winnow.contracts.paths import user_path
 from winnow.stages.evaluate._rows import column_values
 
 _WORD = re.compile(r"[^\W_]+(?:['\u2019-]+[^\W_]+)*")
@@ -138,7 +138,7 @@ def read_synonyms(who: str, path: str | None) -> dict[str, str]:
     if path is None:
         return {}
     try:
-        found = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+        found = json.loads(user_path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         msg = f"{who}: synonyms {path} cannot be read: {error}"
         raise SetupError(msg) from error

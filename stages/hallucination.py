@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +14,7 @@ import pyarrow as pa
 from winnow.contracts.errors import RecipeError, SetupError
 from winnow.contracts.media import DecodedImage, Media, MediaFailure
 from winnow.contracts.parameters import effort, result
+from winnow.contracts.paths import user_path
 from winnow.contracts.registry import register_stage
 from winnow.contracts.stage import Resources, Stage, WorkerOptions
 from winnow.models.checkpoint import check_name, find_model
@@ -285,7 +285,7 @@ class Hallucination(Stage):
 
             return list(CONCEPT), {c.plural: c.name for c in CONCEPT.values() if c.plural != c.name}
         try:
-            text = Path(self.objects).expanduser().read_text(encoding="utf-8")
+            text = user_path(self.objects).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             msg = f"{NAME}: objects {self.objects} cannot be read: {error}"
             raise SetupError(msg) from error

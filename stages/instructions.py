@@ -73,8 +73,8 @@ class Instructions(Stage):
              list<struct<subject, predicate, object: string>>; predicates "left of", "right of",
              "above", "below" and "on" are understood, others are used as they are.  <background>:
              string, words, or "pattern:color" as scenes have it.  <caption> (text): string.
-             <written>: list<string>, what a model was asked for, the first that holds a conversation
-             counts. Only those that are named.
+             <written>: list<string>, what a model was asked for, the first that holds a
+             conversation counts. Only those that are named.
     Writes:  <column> (conversations): list<struct<from: string, value: string>>, "human" and "gpt"
              by turns, LLaVA's form: the first value starts with "<image>" and a new line.
              <column>_kinds (conversations_kinds): list<string>, the kinds in it, in order;

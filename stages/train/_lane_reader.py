@@ -97,10 +97,10 @@ class LaneReader:
 @contextmanager
 def ahead(parts: Iterator[list[Slot]]) -> Iterator[Iterator[list[Slot]]]:
     """Run an iterator in a thread of its own, one part ahead of the reader."""
-    ready: queue.Queue[list[Slot] | BaseException] = queue.Queue(maxsize=1)
+    ready: queue.Queue[list[Slot] | BaseException | None] = queue.Queue(maxsize=1)
     stopped = threading.Event()
 
-    def put(item: list[Slot] | BaseException) -> None:
+    def put(item: list[Slot] | BaseException | None) -> None:
         while not stopped.is_set():
             try:
                 ready.put(item, timeout=0.2)
@@ -114,12 +114,12 @@ def ahead(parts: Iterator[list[Slot]]) -> Iterator[Iterator[list[Slot]]]:
                 put(part)
                 if stopped.is_set():
                     return
+            put(None)
         except BaseException as error:  # noqa: BLE001  (raised again in the reader's thread)
             put(error)
 
     def received() -> Iterator[list[Slot]]:
-        while True:
-            item = ready.get()
+        while (item := ready.get()) is not None:
             if isinstance(item, BaseException):
                 raise item
             yield item

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from winnow.contracts.errors import SetupError
+from winnow.contracts.paths import user_path
 from winnow.stages.train._captions import caption_number, check_found, texts_of
 from winnow.stages.train._config import Batch, Extras, TrainConfig
 from winnow.stages.train._network import Setup
@@ -117,7 +118,7 @@ def read_all(
             num_threads=setup.num_threads,
         )
     reading = Reading(captions=setup.captions, columns=setup.columns, num_threads=setup.num_threads)
-    where = Path(setup.cache_folder).expanduser()
+    where = user_path(setup.cache_folder)
     cache = SampleCache(folder=where, resized=json.dumps(changed, sort_keys=True))
     return cached_samples(cache, paths, resize, reading)
 

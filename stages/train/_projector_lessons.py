@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from winnow.contracts.errors import SetupError
 from winnow.contracts.identity import content_digest
+from winnow.contracts.paths import user_path
 from winnow.models.conversation import llava_conversation
 from winnow.stages.sources._files import printable
 from winnow.stages.train._captions import check_found, texts_of
@@ -241,7 +242,7 @@ def read_texts(path: Path) -> list[str]:
     Fails: SetupError where it cannot be read as UTF-8, or has none.
     """
     try:
-        lines = path.expanduser().read_text(encoding="utf-8").splitlines()
+        lines = user_path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         msg = f"text_file={str(path)!r} cannot be read: {error}; give a file of UTF-8 lines"
         raise SetupError(msg) from error

@@ -5,6 +5,7 @@
     <folder>/.lock-<0..f>     held while an entry is made
 
 The key digests the bytes of the shards, the picture's size, the caption's member and the columns.
+Whatever else lies in the folder stays there.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,6 +31,7 @@ from winnow.stages.train.shards import Reading, Samples, SamplesRead
 
 _VERSION = 1  # of what is written, and of how pictures are decoded
 _PIXELS, _SAMPLES, _PART = "pixels", "samples.json", ".part-"
+_ENTRY = re.compile(r"[0-9a-f]{32}")
 _BLOCK = 4 << 20
 
 
@@ -54,30 +57,38 @@ def cached_samples(
 ) -> Samples:
     """Return what ``load_samples`` returns, decoded by the first process that asks for it.
 
-    The others wait for it. If it dies, the next one starts anew: an entry appears whole or not.
+    The others wait for it. If it dies, the next one starts anew: an entry appears whole or not,
+    and one that was damaged is made again.
 
     Cost: one read of the shards for their digest, and for the first process their decoding.
-    Fails: as load_samples.
+    Fails: as load_samples; SetupError where a shard changes meanwhile.
     """
     try:
         cache.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         msg = f"{cache.folder} cannot be written: {error}"
         raise SetupError(msg) from error
-    key = _key(cache, paths, reading)
+    key, stamps = _key(cache, paths, reading)
     with _lock(cache.folder, key):
         found = _open(cache.folder / key)
         if found is not None:
             return found
         part = cache.folder / f"{_PART}{key}"
-        shutil.rmtree(part, ignore_errors=True)  # of a process that died
+        for left in (cache.folder / key, part):  # damaged; of a process that died
+            shutil.rmtree(left, ignore_errors=True)
         part.mkdir()
         try:
             with open(part / _PIXELS, "wb") as out:
                 read = reading.into(out, cache.folder, paths, resize)
                 os.fsync(out.fileno())
+            if _changed(paths, stamps):
+                msg = "the shards changed while they were read; start again when they are whole"
+                raise SetupError(msg)
             fields = {name: getattr(read, name) for name in SamplesRead.__slots__}
-            (part / _SAMPLES).write_text(json.dumps(fields), encoding="utf-8")
+            with open(part / _SAMPLES, "w", encoding="utf-8") as out_text:
+                json.dump(fields, out_text)
+                out_text.flush()
+                os.fsync(out_text.fileno())
             part.rename(cache.folder / key)
         finally:
             shutil.rmtree(part, ignore_errors=True)
@@ -87,7 +98,11 @@ def cached_samples(
     return made
 
 
-def _key(cache: SampleCache, paths: Sequence[str], reading: Reading) -> str:
+def _key(
+    cache: SampleCache, paths: Sequence[str], reading: Reading
+) -> tuple[str, list[tuple[int, int]]]:
+    """Return the key of an entry, and the stamps of the shards that it was made of."""
+    stamps = []
     digest = hashlib.blake2b(digest_size=16)
     # None of the threads: they do not change what is read.
     what = [_VERSION, cache.resized, reading.captions, list(reading.columns)]
@@ -96,13 +111,25 @@ def _key(cache: SampleCache, paths: Sequence[str], reading: Reading) -> str:
         content = hashlib.blake2b(digest_size=16)
         try:
             with open(path, "rb") as file:
+                stamps.append(_stamp(os.fstat(file.fileno())))
                 while block := file.read(_BLOCK):
                     content.update(block)
         except OSError as error:
             msg = f"the shard {path} cannot be read: {error}"
             raise SetupError(msg) from error
         digest.update(content.digest())
-    return digest.hexdigest()
+    return digest.hexdigest(), stamps
+
+
+def _stamp(status: os.stat_result) -> tuple[int, int]:
+    return status.st_size, status.st_mtime_ns
+
+
+def _changed(paths: Sequence[str], stamps: list[tuple[int, int]]) -> bool:
+    try:
+        return stamps != [_stamp(Path(path).stat()) for path in paths]
+    except OSError:
+        return True
 
 
 @contextlib.contextmanager
@@ -121,14 +148,14 @@ def _lock(folder: Path, key: str, *, wait: bool = True) -> Iterator[bool]:
 
 
 def _open(entry: Path) -> Samples | None:
-    """Return an entry and note that it was used; None where there is none, or not any more."""
+    """Return an entry and note that it was used; None where there is none, or not a whole one."""
     try:
         fields = json.loads((entry / _SAMPLES).read_text(encoding="utf-8"))
         read = SamplesRead(**{**fields, "shape": tuple(fields["shape"])})
         with open(entry / _PIXELS, "rb") as file:
             pixels = mapped(file, np.uint8, read.shape)
         os.utime(entry)
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError, TypeError, LookupError):
         return None
     return read.with_pixels(pixels)
 
@@ -137,9 +164,12 @@ def _make_room(cache: SampleCache, newest: str) -> None:
     """Remove what was used longest ago, and what dead processes left unfinished."""
     kept: list[tuple[float, int, str]] = []
     for entry in cache.folder.iterdir():
-        if entry.name.startswith(_PART):
-            _remove(cache.folder, entry.name.removeprefix(_PART), whole=False)
-        elif not entry.name.startswith(".") and entry.name != newest:
+        key = entry.name.removeprefix(_PART)
+        if not _ENTRY.fullmatch(key) or key == newest:
+            continue
+        if entry.name != key:
+            _remove(cache.folder, key, whole=False)
+        else:
             with contextlib.suppress(FileNotFoundError):
                 kept.append((entry.stat().st_mtime, _size(entry), entry.name))
     total = _size(cache.folder / newest) + sum(size for _, size, _ in kept)
@@ -151,7 +181,7 @@ def _make_room(cache: SampleCache, newest: str) -> None:
 
 
 def _size(entry: Path) -> int:
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         return sum(file.stat().st_size for file in entry.iterdir())
     return 0
 

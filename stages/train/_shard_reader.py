@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import posixpath
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -23,6 +24,7 @@ Sample = dict[str, Any]
 # As webdataset groups members: the key ends at the first dot of the last part of the path.
 _NAME = re.compile(r"((?:.*/)?[^.]+)\.([^/]*)")
 _META = re.compile(r"__[^/]*__(?:$|/)")
+_NO_SIZES = (ValueError, TypeError, AttributeError, OverflowError, RecursionError)
 
 
 def read_shard(path: str, wanted: Callable[[str], bool]) -> Iterator[Sample]:
@@ -36,7 +38,7 @@ def read_shard(path: str, wanted: Callable[[str], bool]) -> Iterator[Sample]:
     """
     try:
         stream = open_file(path)
-    except (OSError, ValueError, ImportError) as error:
+    except _store_errors(ValueError, ImportError) as error:
         msg = f"the shard {path} cannot be read: {error}"
         raise SetupError(msg) from error
     sample: Sample = {}
@@ -55,7 +57,7 @@ def read_shard(path: str, wanted: Callable[[str], bool]) -> Iterator[Sample]:
                 small = member.size <= MAX_MEMBER_BYTES
                 if small and extension not in sample and wanted(extension):
                     sample[extension] = b"".join(walk.content(member))
-        except OSError as error:
+        except _store_errors() as error:
             msg = f"the shard {path} cannot be read to its end: {error}"
             raise ShardError(msg) from error
     if sample:
@@ -97,7 +99,7 @@ def remote_shards(url: str) -> list[str]:
                 return [f"{folder}/{name}" for name in sorted(listed)]
             inner = f"{inner.rstrip('/')}/*.tar"
         return [rebuild(url, fs, str(name)) for name in sorted(fs.glob(inner))]
-    except (OSError, ValueError, ImportError) as error:
+    except _store_errors(ValueError, ImportError) as error:
         msg = f"the shards at {url} cannot be listed: {error}"
         raise SetupError(msg) from error
 
@@ -108,11 +110,21 @@ def _listed(folder: str) -> dict[str, int]:
     try:
         with open_file(path) as file:
             sizes = json.load(file)
-        return {str(name): int(size) for name, size in sizes.items()}
+        found = {str(name): int(size) for name, size in sizes.items()}
+        if any(size < 0 for size in found.values()):
+            msg = "a size is below 0"
+            raise ValueError(msg)
+        return found
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        if isinstance(error, OSError) and not is_local(path):
+    except _store_errors(*_NO_SIZES) as error:
+        if isinstance(error, _store_errors()) and not is_local(path):
             return {}  # some stores refuse to name what is not there
         msg = f"{path} cannot be read: {error}; it should map the names of tars to their sizes"
         raise SetupError(msg) from error
+
+
+def _store_errors(*others: type[Exception]) -> tuple[type[Exception], ...]:
+    """What opening and reading raise; an HTTP connection that breaks is no OSError in fsspec."""
+    http = sys.modules.get("aiohttp")
+    return (OSError, *others) if http is None else (OSError, http.ClientError, *others)

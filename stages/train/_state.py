@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,18 @@ if TYPE_CHECKING:
 
 STATE_NAME = "training_state.pt"
 _PART = f".{STATE_NAME}.part"
+_FOREIGN = (
+    RuntimeError,
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    EOFError,
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What damaged or foreign contents raise in torch."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -72,13 +85,18 @@ def resume(
         raise found
     if found is None:
         return Done()
-    network.load_state_dict(found["network"])
-    optimizer.load_state_dict(found["optimizer"])
-    return Done(
-        steps=int(found["step"]),
-        curve=list(found["curve"]),
-        skipped=Counter(found.get("skipped", {})),  # older states have none
-    )
+    try:
+        done = Done(
+            steps=int(found["step"]),
+            curve=list(found["curve"]),
+            skipped=Counter(found.get("skipped", {})),  # older states have none
+        )
+        network.load_state_dict(found["network"])
+        optimizer.load_state_dict(found["optimizer"])
+    except _FOREIGN as error:
+        msg = f"{folder / STATE_NAME} does not fit this run: {error}; delete it"
+        raise SetupError(msg) from error
+    return done
 
 
 def _load(folder: Path, identity: str) -> Mapping[str, Any] | SetupError | None:
@@ -89,11 +107,11 @@ def _load(folder: Path, identity: str) -> Mapping[str, Any] | SetupError | None:
     if not path.is_file():
         return None
     try:
-        if not zipfile.is_zipfile(path):  # what torch.save writes; else it tries old formats
+        if not _is_whole(path):
             return SetupError(f"{path} cannot be read: it is damaged, or cut short; delete it")
         state: Mapping[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
-        same = state["identity"] == identity
-    except (RuntimeError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        same = isinstance(state, dict) and bool(state["identity"] == identity)
+    except _FOREIGN as error:
         return SetupError(f"{path} cannot be read: {error}; delete it to train from the start")
     if same:
         return state
@@ -101,6 +119,15 @@ def _load(folder: Path, identity: str) -> Mapping[str, Any] | SetupError | None:
         f"{path} is of a run with other parameters or data, or of another network; "
         "use another folder, or delete it"
     )
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether it is what torch.save writes, with the checksums that it wrote: torch reads older
+    formats too, and checks none."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return archive.testzip() is None
 
 
 def forget(folder: Path) -> None:

@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from winnow.contracts.errors import SetupError, ShardError
 from winnow.contracts.identity import content_digest
+from winnow.contracts.paths import user_path
 from winnow.stages.sources._files import is_local, printable
 from winnow.stages.train._members import (
     IMAGE_MEMBERS,
@@ -67,7 +68,7 @@ def shard_paths(names: Sequence[str]) -> list[str]:
 
     found: list[str] = []
     for name in names:
-        path = Path(name).expanduser()
+        path = user_path(name)
         if not is_local(name):
             paths = [p for part in braceexpand.braceexpand(name) for p in remote_shards(part)]
         elif path.is_dir():

@@ -32,6 +32,7 @@ def test_conversations_become_turns() -> None:
         _said("What?"),
         _said("What?", "This.", "And?"),
         _said("What?", " "),
+        _said("What?", "<image>\n"),
         _said("This.", "What?", names=("gpt", "human")),
         [{"from": "human", "value": "What?"}, {"from": "gpt", "value": None}],
         [{"from": "human"}, {"from": "gpt", "value": "This."}],
