@@ -50,7 +50,7 @@ audio-demo: $(STAMP) ## Curate synthesised recordings, scored against what was d
 tiny-checkpoint: $(STAMP) ## Train the packaged tiny CLIP again
 	OMP_WAIT_POLICY=passive $(BIN)/python benchmarks/tiny_checkpoint.py
 
-tiny-lm: $(STAMP) ## Train the packaged language model afresh (about 12 minutes)
+tiny-lm: $(STAMP) ## Train the packaged language model afresh (about 50 minutes of one core)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/tiny_language_model.py
 
 schema: $(STAMP) ## Write the JSON Schemas of recipes and studies

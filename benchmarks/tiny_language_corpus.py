@@ -1,28 +1,28 @@
-"""Text about random scenes, to train the packaged tiny language model on; no picture is drawn.
+"""Sentences about random scenes: paragraphs, and questions with their answers; nothing is drawn.
 
-Captions, paragraphs, and conversations in the form of models/conversation.py. A part of the
-conversations gives no description before a question: its answer cannot be told, only guessed, so
-that the model learns form and prior. The others describe the scene first, often twice in other
-words: there the answer stands in the text, as for a captioner it stands in the prefix.
+What tiny_language_documents.py puts together. Questions are those of the stage ``instructions``, or
+have answers of a word or two.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from winnow.models.conversation import CAPTION_PROMPT, PARAGRAPH_PROMPT, Turn, pieces
+from tiny_language_facts import Facts, T, shuffled
+
+from winnow.models.conversation import CAPTION_PROMPT, PARAGRAPH_PROMPT, Turn
+from winnow.stages import _conversations as written
 from winnow.stages.sources._scenes import (
     CONCEPTS,
-    Group,
     Scene,
     SceneOptions,
     caption,
     num_variants,
-    scene,
 )
 from winnow.stages.sources._scenes.captions import article, background_phrase, noun_phrase
 from winnow.stages.sources._scenes.draw import Draw
-from winnow.stages.sources._scenes.model import Part
+from winnow.stages.sources._scenes.layout import partners
+from winnow.stages.sources._scenes.model import Part, ranked_concepts
 from winnow.stages.sources._scenes.sprites import CONCEPT, PAINTS
 
 TRAIN_SEED, HELD_OUT_SEED = 30_001, 95_001
@@ -30,6 +30,9 @@ PARTS: tuple[Part, ...] = ("all", "all", "validation", "test")
 FEW = SceneOptions()
 SEVERAL = SceneOptions(min_objects=3, max_objects=8, weights="zipf")
 MANY = SceneOptions(min_objects=6, max_objects=12, repeat_share=0.1)
+CROWD = SceneOptions(
+    min_objects=6, max_objects=10, weights="zipf", co_occurrence=0.5, num_concepts=80, crowd=True
+)
 NUMBERS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten",
            "eleven", "twelve")  # fmt: skip
 PLACES = {"left of": "to the left of", "right of": "to the right of", "above": "above",
@@ -41,13 +44,12 @@ OPENINGS = ("The picture shows {}.", "This picture shows {}.", "There is {}.", "
             "In the picture there is {}.", "You can see {}.")  # fmt: skip
 FURTHER = ("There is also {}.", "The picture also shows {}.", "Then there is {}.", "I also see {}.",
            "Beside that there is {}.")  # fmt: skip
-LIKELY = ("yes", "no")
 
 
 def paragraph(described: Scene, draw: Draw) -> str:
     """Return a few sentences that name every group once, in random order, and the ground."""
-    groups = _shuffled(described.groups, draw)
-    sentences, said = [], []
+    groups = shuffled(described.groups, draw)
+    sentences, said = list[str](), list[str]()
     for group in groups:
         phrase = noun_phrase(group, with_size=draw.chance(0.7))
         places = [
@@ -58,7 +60,7 @@ def paragraph(described: Scene, draw: Draw) -> str:
         if places and draw.chance(0.6):
             place, other = draw.pick(places)
             last = other == said[-1] and _count(described, other) == 1 and draw.chance(0.6)
-            where = "it" if last else _the(described, other)
+            where = "it" if last else the_one(described, other)
             verb = "is" if group.count == 1 else "are"
             sentences.append(f"{phrase[0].upper()}{phrase[1:]} {verb} {place} {where}.")
         else:
@@ -98,7 +100,7 @@ def presence(described: Scene, draw: Draw) -> Turn:
     """Ask whether a thing is there; as often it is not."""
     present = {group.concept for group in described.groups}
     truth = draw.chance(0.5)
-    name = draw.pick(sorted(present)) if truth else draw.pick(CONCEPTS)
+    name = draw.pick(sorted(present)) if truth else draw.pick(absent(described, draw))
     a, many = f"{article(name)} {name}", CONCEPT[name].plural
     prompt = draw.pick(
         (
@@ -133,7 +135,7 @@ def color(described: Scene, draw: Draw) -> Turn | None:
     group = draw.pick(painted)
     verb = "is" if group.count == 1 else "are"
     prompt = draw.pick(("What color {} {}?", "Which color {} {}?"))
-    return Turn(prompt.format(verb, _the(described, group.concept)), str(group.color))
+    return Turn(prompt.format(verb, the_one(described, group.concept)), str(group.color))
 
 
 def _whether_color(described: Scene, draw: Draw) -> Turn | None:
@@ -143,8 +145,8 @@ def _whether_color(described: Scene, draw: Draw) -> Turn | None:
     group = draw.pick(painted)
     color = str(group.color) if draw.chance(0.5) else draw.pick(tuple(PAINTS))
     verb = "Is" if group.count == 1 else "Are"
-    answer = LIKELY[color != group.color]
-    return Turn(f"{verb} {_the(described, group.concept)} {color}?", answer)
+    answer = "yes" if color == group.color else "no"
+    return Turn(f"{verb} {the_one(described, group.concept)} {color}?", answer)
 
 
 def _relation(described: Scene, draw: Draw) -> Turn | None:
@@ -154,7 +156,7 @@ def _relation(described: Scene, draw: Draw) -> Turn | None:
     same = [r.subject for r in described.relations
             if r.object == asked.object and r.predicate == asked.predicate]  # fmt: skip
     answer = " and ".join(_phrase(described, name) for name in same)
-    return Turn(f"What is {PLACES[asked.predicate]} {_the(described, asked.object)}?", answer)
+    return Turn(f"What is {PLACES[asked.predicate]} {the_one(described, asked.object)}?", answer)
 
 
 def _where(described: Scene, draw: Draw) -> Turn | None:
@@ -162,8 +164,8 @@ def _where(described: Scene, draw: Draw) -> Turn | None:
         return None
     asked = draw.pick(described.relations)
     verb = "is" if _count(described, asked.subject) == 1 else "are"
-    answer = f"{PLACES[asked.predicate]} {_the(described, asked.object)}"
-    return Turn(f"Where {verb} {_the(described, asked.subject)}?", answer)
+    answer = f"{PLACES[asked.predicate]} {the_one(described, asked.object)}"
+    return Turn(f"Where {verb} {the_one(described, asked.subject)}?", answer)
 
 
 def _whether_relation(described: Scene, draw: Draw) -> Turn | None:
@@ -176,12 +178,12 @@ def _whether_relation(described: Scene, draw: Draw) -> Turn | None:
         for r in described.relations
     )
     verb = "Is" if _count(described, asked.subject) == 1 else "Are"
-    subject, thing = _the(described, asked.subject), _the(described, asked.object)
+    subject, thing = the_one(described, asked.subject), the_one(described, asked.object)
     return Turn(f"{verb} {subject} {PLACES[place]} {thing}?", "yes" if true else "no")
 
 
 def _list(described: Scene, draw: Draw) -> Turn:
-    names = [_phrase(described, group.concept) for group in _shuffled(described.groups, draw)]
+    names = [_phrase(described, group.concept) for group in shuffled(described.groups, draw)]
     text = ", ".join(names[:-1]) + " and " + names[-1] if names[1:] else names[0]
     prompts = ("What is in the picture?", "Which objects are in the picture?", "What do you see?")
     return Turn(draw.pick(prompts), text)
@@ -199,18 +201,15 @@ def _size(described: Scene, draw: Draw) -> Turn | None:
         return None
     group = draw.pick(sized)
     verb = "Is" if group.count == 1 else "Are"
-    return Turn(f"{verb} {_the(described, group.concept)} small or large?", str(group.size))
-
-
-def _shuffled(groups: Sequence[Group], draw: Draw) -> list[Group]:
-    return [g for _, g in sorted(((draw.uniform(0, 1), g) for g in groups), key=lambda p: p[0])]
+    return Turn(f"{verb} {the_one(described, group.concept)} small or large?", str(group.size))
 
 
 def _count(described: Scene, name: str) -> int:
     return next((g.count for g in described.groups if g.concept == name), 0)
 
 
-def _the(described: Scene, name: str) -> str:
+def the_one(described: Scene, name: str) -> str:
+    """Return "the cat", or "the cats" where there are more."""
     return f"the {name if _count(described, name) == 1 else CONCEPT[name].plural}"
 
 
@@ -218,30 +217,84 @@ def _phrase(described: Scene, name: str) -> str:
     return noun_phrase(next(g for g in described.groups if g.concept == name), with_size=False)
 
 
-def document(seed: int, index: int) -> list[str]:
-    """Return one text: pieces, each but the prompts followed by the end-of-text token.
+def absent(described: Scene, draw: Draw) -> list[str]:
+    """Return names that are not there but might well be: as frequent as those that are, so that a
+    name tells nothing by itself, and what goes with what is there."""
+    present = [group.concept for group in described.groups]
+    is_crowd = all(name in CROWD.pool for name in present)
+    pool = CROWD.pool if is_crowd else ranked_concepts()
+    found = [pool[int(len(pool) ** draw.uniform(0, 1)) - 1] for _ in range(5 if is_crowd else 1)]
+    found += [draw.pick(pool) for _ in range(2 if is_crowd else 6)]
+    found += partners(draw.pick(present), pool if is_crowd else CONCEPTS)
+    return [name for name in found if name not in present] or [CONCEPTS[0]]
 
-    Prompts are marked by what they end with ("ASSISTANT:").
-    """
-    draw = Draw("tiny-lm", seed, index)
-    options = draw.pick((FEW, FEW, FEW, FEW, FEW, SEVERAL, SEVERAL, SEVERAL, MANY))
-    described = scene(seed, index, options)
-    kind = draw.uniform(0, 1)
-    if kind < 0.1:
-        return [describing(described, draw).answer]
-    if kind < 0.2:
-        return [paragraph(described, draw)]
-    most, turns = 3, []
-    if kind > 0.35:
-        turns = [describing(described, draw)]
-        most = 18 if kind > 0.97 else 6
-    if kind > 0.75:  # the same things in other words: what there is to be found again
-        whole = Turn(draw.pick(PARAGRAPH_PROMPTS), paragraph(described, draw))
-        turns.insert(draw.pick((0, 1)), whole)
-    asked = {turn.prompt for turn in turns}
-    for _ in range(draw.integer(1, most)):
+
+class InOrder(written.Dice):
+    """Draws that leave the order of lists as it is."""
+
+    def shuffled(self, values: Sequence[T]) -> list[T]:
+        """Return all values in their order."""
+        return list(values)
+
+
+def dice_of(facts: Facts, draw: Draw) -> written.Dice:
+    """Return draws for a turn. Behind slots most answers name things in the slots' order: what is
+    next is then certain, and a model that lists things so says none of them twice."""
+    kind = InOrder if facts.slots and draw.chance(0.7) else written.Dice
+    return kind(facts.known.seed, facts.known.index, draw.integer(0, 1 << 30))
+
+
+def known_of(facts: Facts) -> written.Facts:
+    """Return the facts as the stage ``instructions`` has them."""
+    shown, groups = facts.known, {group.concept: group for group in facts.known.groups}
+    listed = [groups[name] for name in facts.order]
+    return written.Facts(
+        things=tuple(written.Thing(name=g.concept, count=g.count, color=g.color) for g in listed),
+        relations=tuple((r.subject, r.predicate, r.object) for r in shown.relations),
+        background=f"{shown.background.pattern}:{shown.background.color}"
+        if facts.has_ground
+        else None,
+    )
+
+
+def long_questions(facts: Facts, draw: Draw, count: int) -> list[Turn]:
+    """Return the turns of the stage ``instructions``, most of them whether a thing is there."""
+    scene_, known, turns = facts.known, known_of(facts), list[Turn]()
+    asked = set[str]()
+    while len(turns) < count:
+        dice = written.Dice(scene_.seed, scene_.index, len(asked), draw.integer(0, 1 << 30))
+        likely = written.Absent(dict.fromkeys(absent(scene_, draw), 1))
+        kind = draw.uniform(0, 1)
+        new = written.conversation(known, dice, num_turns=4, absent=likely)
+        if kind < 0.2:
+            new = written.detail(known, dice_of(facts, draw))
+        elif kind < 0.26:
+            new = written.reasoning(known, dice)
+        elif kind < 0.66:
+            new = [turn for turn in new if turn.answer.startswith(("Yes", "No"))]
+        turns += [turn for turn in new if turn.prompt not in asked]
+        asked |= {turn.prompt for turn in new} | {str(len(asked))}
+    return turns
+
+
+def whole_list(facts: Facts, draw: Draw) -> Turn:
+    """Return a turn that names everything."""
+    known = known_of(facts)
+    dice = dice_of(facts, draw)
+    if draw.chance(0.6):
+        return written.detail(known, dice)[0]
+    text = written.listed([written.phrase(thing) for thing in dice.shuffled(known.things or ())])
+    return Turn("What can you see?", f"I can see {text}.")
+
+
+def short_questions(facts: Facts | None, described: Scene, draw: Draw, count: int) -> list[Turn]:
+    """Return questions with short answers; where there are facts, presence most often."""
+    turns, asked = list[Turn](), set[str]()
+    for _ in range(count):
         turn = question_turn(described, draw)
+        if facts is not None and draw.chance(0.4):
+            turn = presence(described, draw)
         if turn.prompt not in asked:
             turns.append(turn)
         asked.add(turn.prompt)
-    return [piece.text for piece in pieces(turns)]
+    return turns

@@ -3,9 +3,11 @@
     python benchmarks/tiny_language_model.py               # write models/checkpoints/tiny-lm
     python benchmarks/tiny_language_model.py --evaluate    # measure what is there
 
-The text is that of tiny_language_corpus.py: no picture is drawn. Each text is a row of its own,
-the end-of-text token before it and after each answer; all its tokens count in the loss. Held-out
-text is of scenes of another seed.
+The text is that of tiny_language_documents.py: no picture is drawn. Each text is a row of its own:
+facts where a captioner has its prefix, the end-of-text token, questions, and that token after each
+answer. Soft facts are made louder, softer and ever more blurred, so that a connector's tokens are
+read before they are clear. Held-out text is of scenes of another seed. Whether a frozen model can
+be told of a scene through a connector is measured by tiny_language_reading.py.
 """
 
 from __future__ import annotations
@@ -13,45 +15,28 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import math
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from tiny_language_corpus import (
-    FEW,
-    HELD_OUT_SEED,
-    MANY,
-    TRAIN_SEED,
-    color,
-    document,
-    number,
-    paragraph,
-    presence,
-    question_turn,
-)
+from tiny_language_corpus import TRAIN_SEED
+from tiny_language_documents import document
+from tiny_language_measures import evaluate
+from tiny_language_muon import Muon
+from tiny_language_rows import END, PAD, Batch, batches
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from winnow.models.conversation import pieces, question
-from winnow.models.generation import Sampling, generate
-from winnow.models.language_model import (
-    LanguageModel,
-    decode,
-    encode,
-    find_language_model,
-    load_language_model,
-)
-from winnow.models.language_model import perplexity as measured
-from winnow.stages.sources._scenes import caption, scene
-from winnow.stages.sources._scenes.draw import Draw
 from winnow.stages.sources._scenes.sprites import CONCEPT
 
-END, PAD = "<|endoftext|>", "<|pad|>"
+BLUR, MOST_BLUR = 0.3, 1.5
+CLEAR, BLURRED = 4_000_000, 7_000_000
+"""Positions with little blur, and to the most: a model that cannot read yet learns to from clear
+facts alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +49,18 @@ class Model:
     heads: int = 5
     context: int = 512
     vocabulary: int = 2048
+
+
+def found_tokenizer(folder: Path) -> Tokenizer:
+    """Return the one that training began with: a new one could have other numbers."""
+    return Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+
+def new_tokenizer(shape: Model) -> Tokenizer:
+    """Return one of the first texts and of all names."""
+    documents = (document(TRAIN_SEED, index) for index in range(3000))
+    texts = ("\n".join([d.facts.text if d.facts else "", *d.pieces]) for d in documents)
+    return train_tokenizer(itertools.chain(texts, _words()), shape.vocabulary)
 
 
 def train_tokenizer(texts: Iterator[str], vocabulary: int) -> Tokenizer:
@@ -81,74 +78,105 @@ def train_tokenizer(texts: Iterator[str], vocabulary: int) -> Tokenizer:
     return tokenizer
 
 
-def tokens_of(tokenizer: Tokenizer, parts: Sequence[str]) -> list[int]:
-    """Return a document's tokens: the end-of-text token first, and after each answer."""
-    tokens = [tokenizer.token_to_id(END)]
-    for part in parts:
-        tokens += tokenizer.encode(part).ids
-        if not part.endswith("ASSISTANT:"):
-            tokens.append(tokens[0])
-    return tokens
+@dataclass(slots=True)
+class Progress:
+    """How far training is: positions, steps, the loss's running mean, texts that were drawn."""
 
-
-def batches(
-    tokenizer: Tokenizer, seed: int, context: int, batch_tokens: int
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield (tokens_BT, labels_BT) for ever; rows of about one length, -100 where padded."""
-    pool_size, pad = 1500, tokenizer.token_to_id(PAD)
-    first = 0
-    while True:
-        pool = [
-            tokens_of(tokenizer, document(seed, index))[: context + 1]
-            for index in range(first, first + pool_size)
-        ]
-        first += pool_size
-        groups: list[list[list[int]]] = [[]]
-        for row in sorted(pool, key=len):
-            if len(row) * (len(groups[-1]) + 1) > batch_tokens and groups[-1]:
-                groups.append([])
-            groups[-1].append(row)
-        order = Draw("batches", seed, first)
-        for group in sorted(groups, key=lambda _: order.uniform(0, 1)):
-            length = len(group[-1])
-            rows = torch.tensor([row + [pad] * (length - len(row)) for row in group])
-            filled = torch.tensor([len(row) for row in group])
-            labels = rows.masked_fill(torch.arange(length) >= filled[:, None], -100)
-            yield rows, labels
+    seen: int = 0
+    step: int = 0
+    loss: float = 0.0
+    drawn: int = 0
 
 
 def train(folder: Path, shape: Model, options: argparse.Namespace) -> None:
-    """Train and write the checkpoint."""
-    texts = ("\n".join(document(TRAIN_SEED, index)) for index in range(10_000))
-    names = (name for concept in CONCEPT.values() for name in (concept.name, concept.plural))
-    starts = (form for name in names for form in (name, name.capitalize()))
-    tokenizer = train_tokenizer(itertools.chain(texts, starts), shape.vocabulary)
+    """Train and write the checkpoint, every ``--save-every`` positions and at the end."""
+    resumed = options.state is not None and options.state.exists()
+    tokenizer = found_tokenizer(folder) if resumed else new_tokenizer(shape)
     torch.manual_seed(options.seed)
     network = LlamaForCausalLM(config_of(shape, tokenizer))
-    decayed = [p for p in network.parameters() if p.ndim > 1]
-    plain = [p for p in network.parameters() if p.ndim < 2]
-    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=options.learning_rate, betas=(0.9, 0.95))
-    seen, step, running = 0, 0, 0.0
-    for tokens_BT, labels_BT in batches(tokenizer, TRAIN_SEED, shape.context, options.batch_tokens):
-        warm = min(1.0, (seen + 1) / (0.04 * options.tokens))
-        falling = 0.5 * (1 + math.cos(math.pi * min(1.0, seen / options.tokens)))
-        for group in optimizer.param_groups:
-            group["lr"] = options.learning_rate * min(warm, 0.02 + 0.98 * falling)
-        loss = network(input_ids=tokens_BT, labels=labels_BT).loss
+    noise = torch.Generator().manual_seed(options.seed)
+    optimizers = optimizers_of(network, options.learning_rate)
+    parts: list[Any] = [network, *optimizers]
+    at = go_on(options.state, parts, noise) if resumed else Progress()
+    saved = at.seen
+    stream = batches(
+        tokenizer, TRAIN_SEED, shape.context, options.batch_tokens, options.first, at.drawn
+    )
+    for at.drawn, batch in stream:
+        share = rate_at(at.seen, options.tokens)
+        for group in (group for one in optimizers for group in one.param_groups):
+            group["lr"] = group["initial"] * share
+        loss = loss_of(network, batch, noise, blur_at(at.seen))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        seen, step = seen + int((labels_BT >= 0).sum()), step + 1
-        value = float(loss.detach())
-        running = value if step == 1 else 0.98 * running + 0.02 * value
-        if step % 100 == 0:
-            print(f"{seen:>9,} tokens  loss {running:.3f}  {time.process_time():.0f} CPU seconds",
-                  flush=True)  # fmt: skip
-        if seen >= options.tokens:
+        for one in optimizers:
+            one.step()
+            one.zero_grad()
+        at.seen, at.step = at.seen + batch.num_positions, at.step + 1
+        at.loss += (float(loss.detach()) - at.loss) * max(0.02, 1 / at.step)
+        if at.step % 100 == 0:
+            print(f"{at.seen:>10,} positions  loss {at.loss:.3f}  "
+                  f"{time.process_time():.0f} CPU seconds", flush=True)  # fmt: skip
+        if at.seen >= options.tokens or at.seen - saved >= options.save_every:
+            save(folder, network, tokenizer)
+            saved = at.seen
+            if options.state:
+                kept = {"parts": [part.state_dict() for part in parts], "noise": noise.get_state()}
+                torch.save(kept | {"at": asdict(at)}, options.state)
+        if at.seen >= options.tokens:
             break
-    save(folder, network, tokenizer)
+
+
+def go_on(path: Path, parts: Sequence[Any], noise: torch.Generator) -> Progress:
+    """Set network, optimizers and noise as they were saved; training goes on with new texts."""
+    kept = torch.load(path, weights_only=True)
+    for part, state in zip(parts, kept["parts"], strict=True):
+        part.load_state_dict(state)
+    noise.set_state(kept["noise"])
+    return Progress(**kept["at"])
+
+
+def loss_of(
+    network: LlamaForCausalLM, batch: Batch, noise: torch.Generator, blur: float
+) -> torch.Tensor:
+    """Return the weighted mean of the negative log-likelihood of the tokens that count."""
+    embedded_BTL = batch.embedded(network.model.embed_tokens, noise, blur)
+    hidden_BTL = network.model(inputs_embeds=embedded_BTL).last_hidden_state
+    counted_BT = batch.weights[:, 1:] > 0
+    logits = network.lm_head(hidden_BTL[:, :-1][counted_BT])
+    targets, weights = batch.tokens[:, 1:][counted_BT], batch.weights[:, 1:][counted_BT]
+    losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+    return (losses * weights).sum() / weights.sum()
+
+
+def optimizers_of(network: LlamaForCausalLM, rate: float) -> list[torch.optim.Optimizer]:
+    """Return Muon for the layers' matrices, AdamW for embeddings and norms."""
+    layers = [p for p in network.model.layers.parameters() if p.ndim > 1]
+    table = network.model.embed_tokens.weight
+    norms = [p for p in network.parameters() if p.ndim < 2]
+    adam = torch.optim.AdamW([table, *norms], lr=rate, betas=(0.9, 0.95), weight_decay=0.0)
+    muon = Muon(layers, lr=2 * rate)
+    for group in (*muon.param_groups, *adam.param_groups):
+        group["initial"] = group["lr"]
+    return [muon, adam]
+
+
+def rate_at(seen: int, total: int) -> float:
+    """Return the learning rate's share: a short rise, level, down over the last half."""
+    return min(1.0, (seen + 1000) / 50_000, max(0.02, (1 - seen / total) / 0.5))
+
+
+def blur_at(seen: int) -> float:
+    """Return how blurred soft facts are at most: little, then more and more."""
+    share = min(1.0, max(0.0, (seen - CLEAR) / (BLURRED - CLEAR)))
+    return BLUR + share * (MOST_BLUR - BLUR)
+
+
+def _words() -> Iterator[str]:
+    """Every name as it may stand in a text, so that each of its words is a token."""
+    for concept in CONCEPT.values():
+        for name in (concept.name, concept.plural):
+            yield from (name, f" {name} {name}", f" {name.capitalize()}")
 
 
 def config_of(shape: Model, tokenizer: Tokenizer) -> LlamaConfig:
@@ -199,75 +227,15 @@ def write_json(path: Path, document: object) -> None:
     path.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def evaluate(folder: Path, count: int) -> None:
-    """Print the held-out perplexity, that of unigrams, and what the model does with answers."""
-    model = load_language_model(find_language_model(str(folder.resolve())), device="cpu")
-    kinds = {
-        "one question and its answer": [
-            "".join(
-                piece.text
-                for piece in pieces([question_turn(scene(HELD_OUT_SEED, i, FEW), Draw("asked", i))])
-            )
-            for i in range(count)
-        ],
-        "captions": [caption(scene(HELD_OUT_SEED, i, FEW), variant=i) for i in range(count)],
-        "paragraphs": [
-            paragraph(scene(HELD_OUT_SEED, i, MANY), Draw("held-out", i)) for i in range(count)
-        ],
-    }
-    seen = Counter(
-        token for i in range(5000) for token in encode(model, " ".join(document(TRAIN_SEED, i)))
-    )
-    total = sum(seen.values()) + model.network.config.vocab_size  # type: ignore[operator, union-attr]
-    for name, texts in kinds.items():
-        found = measured(model, texts)
-        tokens = [token for text in texts for token in encode(model, text)]
-        unigram = math.exp(-sum(math.log((seen[t] + 1) / total) for t in tokens) / len(tokens))
-        print(f"{name}: perplexity {found.value:.2f} over {found.num_tokens:,} tokens; "
-              f"unigrams {unigram:.1f}")  # fmt: skip
-    answer_questions(model, count)
-
-
-def answer_questions(model: LanguageModel, count: int) -> None:
-    """Print how many held-out questions get the right answer, told of the scene and not told."""
-    for name, ask in (("presence", presence), ("number", number), ("color", color)):
-        asked, answers = [], []
-        for index in range(count):
-            described, draw = scene(HELD_OUT_SEED, index, FEW), Draw("asked", index)
-            told = paragraph(described, draw)
-            if turn := ask(described, draw):
-                asked.append((told, question(turn.prompt)))
-                answers.append(turn.answer)
-        right = {}
-        for label, rows in (
-            ("told", [[*encode(model, a), model.eos_id, *encode(model, b)] for a, b in asked]),
-            ("not told", [encode(model, b) for _, b in asked]),
-        ):
-            found = greedy(model, [[model.eos_id, *row] for row in rows])
-            right[label] = sum(a == b for a, b in zip(found, answers, strict=True)) / len(answers)
-        print(f"questions of {name}: {len(answers)}, right where told {right['told']:.2f}, "
-              f"not told {right['not told']:.2f}")  # fmt: skip
-
-
-def greedy(model: LanguageModel, rows: list[list[int]]) -> list[str]:
-    """Return what follows each row of tokens."""
-    found = []
-    for first in range(0, len(rows), 64):
-        batch = rows[first : first + 64]
-        length = max(map(len, batch))
-        tokens = torch.tensor([[model.pad_id] * (length - len(row)) + row for row in batch])
-        lengths = torch.tensor([len(row) for row in batch])
-        made = generate(model, model.embed(tokens), lengths, Sampling(8))
-        found += [decode(model, one.tokens) for one in made]
-    return found
-
-
 def main() -> None:
     """Train, or evaluate what is there."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("models/checkpoints/tiny-lm"))
-    parser.add_argument("--tokens", type=int, default=3_400_000)
-    parser.add_argument("--batch-tokens", type=int, default=2048)
+    parser.add_argument("--tokens", type=int, default=11_000_000, help="positions to train on")
+    parser.add_argument("--batch-tokens", type=int, default=1024)
+    parser.add_argument("--first", type=int, default=9000, help="texts of checks, which come first")
+    parser.add_argument("--save-every", type=int, default=1_500_000, help="positions")
+    parser.add_argument("--state", type=Path, help="go on from this file, and write it")
     parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
