@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import ast
 import difflib
-import math
 import re
+import sys
 import warnings
 from collections.abc import Sequence
 
@@ -253,7 +253,7 @@ class _Parser:
         raise self._error(node, f"{_describe(node)} is no string, number, true or false")
 
     def _checked(self, node: ast.expr, value: Value) -> Value:
-        if isinstance(value, float) and math.isinf(value):
+        if not isinstance(value, str) and abs(value) > sys.float_info.max:
             raise self._error(node, "the number is too large for float64")
         if isinstance(value, str):
             try:

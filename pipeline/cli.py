@@ -32,7 +32,10 @@ from winnow.pipeline.storage import Storage
 from winnow.pipeline.work import State, current_state
 
 F = TypeVar("F", bound=Callable[..., Any])
-console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+# What a recipe says is shown as it is: [a-z] is no markup, :x: no picture.
+console = Console(
+    highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 120
+)
 WORKSPACE = "runs/{name}"
 
 
@@ -206,7 +209,7 @@ def explain(uid: str, workspace: str, selection: str | None) -> None:
 @click.argument("workspace")
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
 def gc_command(workspace: str, dry_run: bool) -> None:
-    """Remove what no recipe that was run here uses."""
+    """Remove what no recipe that was run here uses, and nothing that Winnow did not make."""
     storage = Storage(workspace)
     garbage = gc.find_garbage(storage)
     for name in garbage.names:
@@ -231,6 +234,9 @@ def schema(study: bool) -> None:
 def _latest_plan(storage: Storage) -> Plan:
     latest = json.loads(storage.read(LATEST))
     name = f"runs/{latest['recipe']}.yaml"
+    if not storage.exists(name):
+        msg = f"the recipe of the last run, {storage.path(name)}, was removed; run it again first"
+        raise SetupError(msg)
     return make_plan(parse_recipe(storage.read(name).decode(), name))
 
 

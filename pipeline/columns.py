@@ -215,7 +215,14 @@ def read_range(path: str, offset: int, length: int) -> bytes | None:
             return bytes(filesystem.cat_file(name, start=offset, end=offset + length))
         handle = os.open(path, os.O_RDONLY)
         try:
-            return os.pread(handle, length, offset)
+            found = os.pread(handle, length, offset)
+            # One call reads 2 GiB at most on Linux.
+            while len(found) < length:
+                more = os.pread(handle, length - len(found), offset + len(found))
+                if not more:
+                    break
+                found += more
+            return found
         finally:
             os.close(handle)
     except OSError:

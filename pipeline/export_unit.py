@@ -19,6 +19,7 @@ from typing import BinaryIO, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from winnow.contracts.errors import ShardError
 from winnow.contracts.exporter import ExportContext, FileSummary
 from winnow.pipeline.arrow_files import UID, ShardWriter, from_file
 from winnow.pipeline.columns import Patches
@@ -114,6 +115,7 @@ def write_file(job: ExportJob, name: str, table: pa.Table, spool: Spool) -> int:
     """Commit one data file, its part of the manifest and its summary; return its bytes.
 
     table: uid, key, annotations and payload spans in final order.
+    Fails: ShardError where a killed run left a file of this name with other bytes.
     """
     plain = table.select(["uid", "key", *job.annotations.names])
     manifest = plain.append_column("file", pa.array([name] * table.num_rows))
@@ -122,6 +124,8 @@ def write_file(job: ExportJob, name: str, table: pa.Table, spool: Spool) -> int:
         batches = payload_batches(table, job.payloads, spool)
         sink = StorageSink(job.storage, job.folder)
         extra = job.exporter.write_part(batches, cast(BinaryIO, out), sink)
+    if not commit.won:
+        _check_same(job, name, out.sha256)
     with job.storage.create(f"{job.work}/{name}.parquet") as commit_part:
         writer = ShardWriter(commit_part.file, manifest.schema)
         writer.write(manifest)
@@ -131,6 +135,21 @@ def write_file(job: ExportJob, name: str, table: pa.Table, spool: Spool) -> int:
     )
     job.storage.put(summary_name(job, name), json.dumps(asdict(summary)).encode())
     return out.size
+
+
+def _check_same(job: ExportJob, name: str, sha256: str) -> None:
+    """Raise ShardError where the file that was there first is another: its sum would be wrong."""
+    with job.storage.open(f"{job.folder}/{name}") as file:
+        hasher = hashlib.sha256()
+        while data := file.read(1 << 20):
+            hasher.update(data)
+    if hasher.hexdigest() != sha256:
+        msg = (
+            f"{job.storage.path(job.folder)}/{name} was written before, with other bytes: media or "
+            f"libraries have changed since; remove that folder and {job.storage.path(job.work)} "
+            "and run again"
+        )
+        raise ShardError(msg, stage=job.key, retryable=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -47,7 +47,7 @@ class GlobalUnit(Unit):
 
     def run(self, context: WorkerContext) -> UnitResult:
         """Compute and commit; a killed attempt starts again and writes the same files."""
-        scratch = Path(tempfile.mkdtemp(prefix=f"{self.key}-", dir=context.scratch))
+        scratch = Path(tempfile.mkdtemp(prefix=f"{self.stage.name}-", dir=context.scratch))
         try:
             outputs = _Outputs(self, context)
             counters = dict(self.stage.compute(_Inputs(self, scratch), outputs))

@@ -29,11 +29,17 @@ def json_objects(table: pa.Table, names: Sequence[str], at: np.ndarray) -> pa.Ar
 
 
 def _tokens(column: pa.ChunkedArray) -> pa.Array:
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
     values = column.combine_chunks()
     if pa.types.is_nested(values.type):
         return pa.array([json.dumps(plain(v)) for v in values.to_pylist()], pa.string())
     encoded = pc.dictionary_encode(values, null_encoding="encode")
-    words = [json.dumps(plain(v)) for v in encoded.dictionary.to_pylist()]
+    try:
+        found = encoded.dictionary.to_pylist()
+    except OverflowError:  # a time that Python cannot hold
+        found = encoded.dictionary.cast(pa.string()).to_pylist()
+    words = [json.dumps(plain(v)) for v in found]
     return pc.take(pa.array(words, pa.string()), encoded.indices)
 
 

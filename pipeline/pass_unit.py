@@ -275,6 +275,8 @@ class _Output:
 
     def write(self, columns: pa.Table, at: np.ndarray) -> None:
         """Append rows at these positions of the shard."""
+        if self._open is not None:
+            self._open.touch()
         if self._patch:
             rows = pa.array(at, ROW_FIELD.type)
             columns = columns.add_column(0, ROW_FIELD, rows)

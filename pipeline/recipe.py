@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,8 @@ from winnow.pipeline.yaml_places import Path as KeyPath
 from winnow.pipeline.yaml_places import Places, load_yaml
 
 OnNull = Literal["drop", "keep"]
+MAX_NAME_BYTES = {"stages": 64, "filters": 200, "export": 200}
+"""A breadcrumb has room for 64 bytes; an export's name, and 13 characters, is a file's name."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -166,6 +169,7 @@ class _Parser:
         except pydantic.ValidationError as error:
             self._pydantic((), error, list(Settings.model_fields))
             raise self._error() from None
+        self._check_texts(plain)
         source = self._make(("source",), plain.source, SOURCES.find)
         media = self._call(("media",), MediaCaps, plain.media)
         stages = [self._stage(key, values or {}) for key, values in plain.stages.items()]
@@ -189,6 +193,20 @@ class _Parser:
             resolved=json.loads(json.dumps(self.data, default=str)),
             file=file,
         )
+
+    def _check_texts(self, plain: Settings) -> None:
+        """Refuse names that no file can have or page can show, and texts that are not Unicode."""
+        for section, most in MAX_NAME_BYTES.items():
+            for key in getattr(plain, section):
+                if not key.strip() or not key.isprintable() or len(key.encode()) > most:
+                    said = f"{section}: the name {key[:80]!r} is not 1 to {most} printable bytes"
+                    self._mistake((section, key), said)
+                elif section == "export" and (key[0] == "." or {*key} & {"/", "\\"}):
+                    said = f"export: {key!r} names a folder: no slash in it, and no dot in front"
+                    self._mistake((section, key), said)
+        for name in ("description", "license"):
+            if any("\ud800" <= letter <= "\udfff" for letter in getattr(plain, name)):
+                self._mistake((name,), f"{name}: half of a surrogate pair is not a character")
 
     def _stage(self, key: str, values: dict[str, Any]) -> StageEntry | None:
         path: KeyPath = ("stages", key)
@@ -271,8 +289,9 @@ class _Parser:
             elif item["type"] == "missing":
                 self._mistake(where, f"{name} is missing; it has no default")
             else:
-                fix = _fix(item["input"], item["type"])
-                self._mistake(where, f"{name}={item['input']!r}: {item['msg'].lower()}{fix}")
+                fix, said = _fix(item["input"], item["type"]), item["msg"]
+                said = f"{name}={item['input']!r}: {said[:1].lower()}{said[1:]}{fix}"
+                self._mistake(where, said)
 
     def _mistake(self, path: KeyPath, message: str) -> None:
         self.mistakes.append(f"{self.places.place(path)}: {message}")
@@ -296,5 +315,7 @@ def _fix(value: object, kind: str) -> str:
     if isinstance(value, bool) and kind.startswith("string"):
         return " (YAML reads a bare no, yes, on, off as a boolean: write it in quotes)"
     if isinstance(value, str) and kind.startswith(("int", "float", "bool")):
+        if re.fullmatch(r"[-+]?[0-9.]+[eE][-+]?[0-9]+", value):
+            return " (YAML reads this as a text: write it without e, or as in 1.0e-5)"
         return " (write it without quotes)"
     return ""

@@ -121,7 +121,7 @@ class _Selector:
         self._names = sorted({n for f in unit.filters for n in f.rule.columns() if n != "uid"})
         known = {n for s in unit.sets for n in s.schema.names}
         self._has_repeats = REPEATED in known
-        self._thresholds: dict[int, float | None] = {}
+        self._thresholds: dict[int, int | float | None] = {}
         self._draws: dict[int, RandomDraw | BalancedDraw] = {}
         self._cover: Any = None
         self._cover_index: int | None = None
@@ -213,18 +213,27 @@ class _Selector:
             return pa.chunked_array([pa.nulls(table.num_rows, pa.bool_())])
         return expr.evaluate(expr.col(rule.column) >= threshold, table)
 
-    def _rank(self, index: int, rule: TopFraction) -> float | None:
-        """Return the value at descending rank min(int(n * f), n - 1); None without values."""
+    def _rank(self, index: int, rule: TopFraction) -> int | float | None:
+        """Return the value at descending rank min(int(n * f), n - 1); None without values.
+
+        Integers are ranked as what they are: above 2**53 a float stands for several of them.
+        """
+        schemas = (s.schema for s in self._unit.sets)
+        kind = next(s.field(rule.column).type for s in schemas if rule.column in s.names)
+        whole = {"uint64": "UBIGINT"}.get(str(kind), "BIGINT") if pa.types.is_integer(kind) else ""
         database = self._database()
-        database.execute("CREATE TABLE scores (value DOUBLE)")
+        database.execute(f"CREATE TABLE scores (value {whole or 'DOUBLE'})")
         for number, (_, table) in enumerate(self._tables()):
-            values = np.asarray(table.column(rule.column).to_numpy(), np.float64)
+            column = table.column(rule.column)
             if rule.over == "survivors":
-                values = values[self._survivors(number, table, index)]
+                column = column.filter(pa.array(self._survivors(number, table, index)))
             elif self._has_repeats:
-                repeated = pc.fill_null(table.column(REPEATED), False).to_numpy()
-                values = values[~np.asarray(repeated, bool)]
-            found = pa.table({"value": values[~np.isnan(values)]})
+                column = column.filter(pc.invert(pc.fill_null(table.column(REPEATED), False)))
+            values = column.drop_null()
+            if not whole:
+                floats = np.asarray(values.to_numpy(), np.float64)
+                values = pa.array(floats[~np.isnan(floats)])
+            found = pa.table({"value": values})
             database.register("found", found)
             database.execute("INSERT INTO scores SELECT value FROM found")
             database.unregister("found")
@@ -238,7 +247,7 @@ class _Selector:
         row = database.execute(query).fetchone()
         database.close()
         assert row is not None
-        return float(row[0])
+        return int(row[0]) if whole else float(row[0])
 
     def _covered(self, index: int, rule: PriorityCover) -> Any:
         from winnow.pipeline import cover
@@ -320,7 +329,10 @@ class _Selector:
     def _threshold_text(self, index: int) -> str:
         rule = self._unit.filters[index].rule
         if isinstance(rule, TopFraction):
-            return f"{rule.column} >= {self._thresholds.get(index)} ({rule})"
+            threshold = self._thresholds.get(index)
+            if threshold is not None and float(threshold) == threshold:
+                threshold = float(threshold)
+            return f"{rule.column} >= {threshold} ({rule})"
         if isinstance(rule, RandomRows | BalancedRows):
             return self._draws[index].threshold()
         return str(rule)

@@ -1,11 +1,14 @@
 """Files that appear only when they are whole, on a local disk or any fsspec URL.
 
-First writer wins: two attempts at the same file can never mix, and the loser is told so.
+First writer wins: two attempts at the same file can never mix, and the loser is told so (where a
+backend has neither hard links nor an exclusive create, as long as they do not end at one moment).
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -21,6 +24,8 @@ import pyarrow.parquet as pq
 from winnow.contracts.errors import SetupError
 
 TEMPORARY = ".tmp-"
+_TEMPORARY_NAME = re.compile(r"\.tmp-(?:[0-9]+-[0-9a-f]{12}|probe-[0-9a-f]{16})")
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 _COPY_BYTES = 1 << 20
 
 
@@ -30,6 +35,10 @@ class Commit:
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
         self.won = False
+
+    def touch(self) -> None:
+        """Say that the file is still being made: what writes hold back can take hours to come."""
+        os.utime(self.file.fileno())
 
 
 class Storage:
@@ -125,8 +134,14 @@ class Storage:
         path = self.path(name)
         if self.is_local:
             temporary = self._temporary(path)
-            temporary.write_bytes(data)
-            temporary.replace(path)
+            try:
+                with open(temporary, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
         else:
             self._fs.pipe_file(path, data)
 
@@ -154,10 +169,10 @@ class Storage:
             temporary.unlink(missing_ok=True)
 
     def remove(self, name: str) -> None:
-        """Remove a file or a folder with all that is in it."""
+        """Remove a file or a folder with all that is in it; of a link, the link."""
         path = self.path(name)
         if self.is_local:
-            if Path(path).is_dir():
+            if Path(path).is_dir() and not Path(path).is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 Path(path).unlink(missing_ok=True)
@@ -169,7 +184,8 @@ class Storage:
         if not self.is_local:
             return []
         start = len(self._base) + 1
-        return sorted(str(p)[start:] for p in Path(self._base).rglob(f"{TEMPORARY}*"))
+        found = Path(self._base).rglob(f"{TEMPORARY}*")
+        return sorted(str(p)[start:] for p in found if _TEMPORARY_NAME.fullmatch(p.name))
 
     def check_writable(self) -> None:
         """Raise SetupError unless files can be created here; leaves nothing behind."""
@@ -196,8 +212,9 @@ class Storage:
         parent = base.parent
         while not parent.exists():
             parent = parent.parent
-        if base.exists() or not parent.is_dir():
-            msg = f"{base if base.exists() else parent} is not a folder"
+        there = base.exists() or base.is_symlink()
+        if there or not parent.is_dir():
+            msg = f"{base if there else parent} is not a folder"
             raise NotADirectoryError(msg)
         if not os.access(parent, os.W_OK | os.X_OK):
             msg = f"no permission to create {base}"
@@ -213,6 +230,13 @@ class Storage:
             os.link(temporary, path)
         except FileExistsError:
             return False
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            # A file system without hard links (exFAT, some mounts): look, then rename.
+            if Path(path).exists():
+                return False
+            temporary.rename(path)
         folder = os.open(Path(path).parent, os.O_RDONLY)
         try:
             os.fsync(folder)

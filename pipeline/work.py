@@ -7,6 +7,7 @@ Listing the folders once tells everything; nothing grows with the number of rows
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,9 @@ from winnow.pipeline.units import Unit, UnitResult
 
 LIBRARIES = ("numpy", "pillow", "pyarrow", "torch", "open_clip_torch", "imagehash", "duckdb")
 _NUMBER_STEP = 1 << 16
+_COLUMN_FILE = re.compile(
+    r"([0-9a-f]{32}(?:~[0-9]+)?)(?:\.(r[0-9]+|g[0-9a-f]{12}|gated))?\.parquet"
+)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -78,9 +82,8 @@ class State:
         for name in self.storage.names(self.sets[key].folder):
             if name == STAGE_FILE:
                 self.committed.add(key)
-            elif name.endswith(".parquet"):
-                stem, _, suffix = name.removesuffix(".parquet").partition(".")
-                self.present[key][stem].add(suffix)
+            elif (parts := parse_column_file(name)) is not None:
+                self.present[key][parts[0]].add(parts[1])
 
     def visible(self, writer: str) -> str:
         """Return what identifies a writer's columns as others see them.
@@ -334,6 +337,12 @@ class State:
         return (highest // _NUMBER_STEP + 1) * _NUMBER_STEP + low
 
 
+def parse_column_file(name: str) -> tuple[str, str] | None:
+    """Return shard and suffix ("" for the base file); None for what Winnow did not put there."""
+    found = _COLUMN_FILE.fullmatch(name)
+    return None if found is None else (found[1], found[2] or "")
+
+
 def current_shards(plan: Plan, storage: Storage) -> tuple[Shard, ...] | None:
     """Return the shards of a source that was read before; None where some file was not."""
     recipe = plan.recipe
@@ -369,7 +378,7 @@ def _highest_numbers(storage: Storage) -> dict[str, int]:
     highest: dict[str, int] = {}
     for folder in storage.names("columns"):
         for name in storage.names(f"columns/{folder}"):
-            stem, _, suffix = name.removesuffix(".parquet").partition(".")
+            stem, suffix = parse_column_file(name) or ("", "")
             if suffix.startswith("r"):
                 content = content_of(stem)
                 highest[content] = max(highest.get(content, 0), int(suffix[1:]))

@@ -9,6 +9,10 @@ import yaml
 from winnow.contracts.errors import RecipeError
 
 Path = tuple[str | int, ...]
+MAX_PLACES = 1_000_000
+"""Values of one document; an anchor that is used again counts as often as it is used."""
+MAX_INT_BITS = 1024
+"""Beyond it an integer has no float, and soon no text."""
 _PLAIN = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 
 
@@ -22,6 +26,9 @@ class Places:
     def add(self, path: Path, line: int) -> None:
         """Remember where a key stands."""
         self._lines[path] = line
+        if len(self._lines) > MAX_PLACES:
+            msg = f"more than {MAX_PLACES:,} values, those behind anchors counted as often as used"
+            raise RecipeError(msg, place=f"{self.file}:{line}")
 
     def place(self, path: Path) -> str:
         """Return ``file:line`` of a path, or of its nearest parent that the document has."""
@@ -34,7 +41,12 @@ class Places:
 def load_yaml(text: str, file: str) -> tuple[Any, Places]:
     """Parse a document; duplicate keys, non-string keys, anchors' merges and tags are refused."""
     places = Places(file)
-    loader = yaml.SafeLoader(text)
+    try:
+        loader = yaml.SafeLoader(text)
+    except yaml.reader.ReaderError as error:
+        place = f"{file}:{text.count(chr(10), 0, error.position) + 1}"
+        msg = f"not valid YAML: the character {chr(error.character)!r} cannot stand in a recipe"
+        raise RecipeError(msg, place=place) from None
     try:
         node = loader.get_single_node()
         return (None if node is None else _build(loader, node, (), places)), places
@@ -44,7 +56,7 @@ def load_yaml(text: str, file: str) -> tuple[Any, Places]:
         msg = f"not valid YAML: {getattr(error, 'problem', None) or error}"
         raise RecipeError(msg, place=place) from None
     except RecursionError:
-        msg = "an anchor contains itself; write its values out"
+        msg = "an anchor contains itself, or sections are nested too deeply; write the values out"
         raise RecipeError(msg, place=file) from None
     finally:
         loader.dispose()
@@ -52,7 +64,8 @@ def load_yaml(text: str, file: str) -> tuple[Any, Places]:
 
 def _build(loader: yaml.SafeLoader, node: yaml.Node, path: Path, places: Places) -> Any:
     places.add(path, node.start_mark.line + 1) if not path else None
-    if not isinstance(node, yaml.ScalarNode) and node.tag not in _PLAIN:
+    tags = (_implied_tag(loader, node),) if isinstance(node, yaml.ScalarNode) else _PLAIN
+    if node.tag not in tags:
         msg = f"the tag {node.tag!r} is not for recipes; remove it"
         raise RecipeError(msg, place=f"{places.file}:{node.start_mark.line + 1}")
     if isinstance(node, yaml.MappingNode):
@@ -63,7 +76,25 @@ def _build(loader: yaml.SafeLoader, node: yaml.Node, path: Path, places: Places)
             places.add((*path, index), child.start_mark.line + 1)
             items.append(_build(loader, child, (*path, index), places))
         return items
-    return loader.construct_object(node)
+    return _scalar(loader, node, places)
+
+
+def _implied_tag(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> str:
+    """Return the tag that a scalar has where nobody wrote one."""
+    plain = node.style is None
+    return str(loader.resolve(yaml.ScalarNode, node.value, (plain, not plain)))
+
+
+def _scalar(loader: yaml.SafeLoader, node: yaml.Node, places: Places) -> Any:
+    try:
+        value = loader.construct_object(node)
+        fits = not isinstance(value, int) or value.bit_length() <= MAX_INT_BITS
+    except ValueError:  # it looks like an integer or a date
+        fits = False
+    if not fits:
+        msg = f"{node.value[:60]!r} is no number or date that there is; write a text in quotes"
+        raise RecipeError(msg, place=f"{places.file}:{node.start_mark.line + 1}")
+    return value
 
 
 def _mapping(
@@ -71,7 +102,8 @@ def _mapping(
 ) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for key_node, value_node in node.value:
-        key, line = loader.construct_object(key_node), key_node.start_mark.line + 1
+        line = key_node.start_mark.line + 1
+        key = _build(loader, key_node, (*path, ""), places)
         if not isinstance(key, str):
             msg = f"the key {key!r} is a {type(key).__name__}; write it in quotes"
             raise RecipeError(msg, place=f"{places.file}:{line}")

@@ -56,6 +56,8 @@ _MODES = _GREY_MODES | _COLOUR_MODES
 BYTES_PER_PIXEL = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
 """Of Pillow's modes in memory; 4 for all others."""
 
+_PALETTE_COLOURS = 256
+
 # Image.open fills Pillow's tables of plug-ins lazily; doing it here keeps threads out of it.
 Image.init()
 _READABLE = tuple(f for f in FORMATS if f in Image.OPEN)
@@ -94,6 +96,9 @@ def _decode(data: bytes, caps: MediaCaps, min_side: int | None) -> Decoded:
     image.load()
     if _num_pixels(image) > caps.max_pixels:  # a GIF frame may be larger than its header said
         return "too_large"
+    transparency = image.info.get("transparency")
+    if isinstance(transparency, bytes) and len(transparency) > _PALETTE_COLOURS:
+        del image.info["transparency"]  # as libpng: no conversion could use it
     alpha = image.has_transparency_data
     # After load(): a PNG may carry its EXIF behind the pixels.
     orientation = orientation if is_tiff else _orientation(image)

@@ -12,6 +12,8 @@ from winnow.stages._fetch.sniff import SNIFF_BYTES, Modality, media_format
 
 DRAIN_BYTES = 64 << 10
 """Bodies nobody wants are read up to here, which is cheaper than a new connection."""
+_WINDOW_BYTES = 8 << 10
+"""What follows a gzip member is copied for each member: a body of empty ones would cost seconds."""
 _GZIP_WBITS, _ZLIB_WBITS, _RAW_WBITS = 31, 15, -15
 
 
@@ -41,16 +43,23 @@ class Inflate:
     def __init__(self, coding: str) -> None:
         self._wbits = _GZIP_WBITS if coding == "gzip" else 0
         self._stream: zlib._Decompress | None = None
-        self._started = False
+        self._ended = False
 
     def feed(self, data: bytes, limit: int) -> bytes:
         out = bytearray()
-        while data and len(out) < limit:
+        for start in range(0, len(data), _WINDOW_BYTES):
+            out += self._feed(data[start : start + _WINDOW_BYTES], limit - len(out))
+        return bytes(out)
+
+    def _feed(self, data: bytes, limit: int) -> bytes:
+        out = bytearray()
+        while data and len(out) < limit and not self._ended:
             if self._stream is None:
                 self._stream = zlib.decompressobj(self._wbits or _deflate_wbits(data))
             elif self._stream.eof:
                 if self._wbits != _GZIP_WBITS or data[:1] != b"\x1f":
-                    return bytes(out)  # padding after the end
+                    self._ended = True  # padding after the end
+                    break
                 self._stream = zlib.decompressobj(self._wbits)
             try:
                 out += self._stream.decompress(data, limit - len(out))

@@ -12,6 +12,9 @@ MAX_ROBOTS_BYTES = 500 * 1024
 _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
 _UNRESERVED = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~")
 _TOKEN = re.compile(r"[A-Za-z_-]+|\*")
+_DATE = re.compile(r"\s*\d")
+"""What is left of a date behind its comma (``unavailable_after: Sat, 25 Jun 2030 15:00:00 GMT``)
+has a colon too, and names no agent."""
 _VALUED_DIRECTIVES = frozenset(
     {"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"}
 )
@@ -105,7 +108,7 @@ def opts_out(
         ours = True
         for part in value.lower().split(","):
             agent, colon, directive = part.partition(":")
-            if colon and agent.strip() not in _VALUED_DIRECTIVES:
+            if colon and agent.strip() not in _VALUED_DIRECTIVES and not _DATE.match(agent):
                 ours, part = agent.strip() in ("*", token), directive
             directive = "noindex" if part.strip() == "none" else part.strip()
             if ours and directive in refused:

@@ -143,7 +143,7 @@ def _sample(layout: Layout) -> str:
         lines.append(f"- `.txt`: the column `{layout.text}`, UTF-8; empty where it is null")
     lines.append("- `.json`: the annotations listed below, UTF-8, keys sorted")
     lines += [
-        f"- `.{extension}` ({count:,}): a sidecar of the source, as it was"
+        f"- {code(f'.{extension}')} ({count:,}): a sidecar of the source, as it was"
         for extension, count in layout.sidecars.items()
     ]
     if layout.pickles_omitted:

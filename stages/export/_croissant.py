@@ -115,7 +115,7 @@ def _tar_records(layout: Layout) -> tuple[list[Json], list[Json]]:
     if layout.payloads is not None:
         return _several_tar_records(layout)
     kind = _kind(list(layout.extensions))
-    sets = [_members(kind, layout, [f"*.{e}" for e in layout.extensions], layout.extensions)]
+    sets = [_members(kind, layout, _patterns(layout.payload, layout), layout.extensions)]
     fields = _member_fields("samples", kind, kind)
     if layout.manifest is not None:
         name = layout.manifest.name
@@ -156,9 +156,10 @@ def _member_fields(record_set: str, members: str, kind: str) -> list[Json]:
 
 
 def _patterns(name: str, layout: Layout) -> list[str]:
-    """Return globs for the members of one payload and of no other: ``*.wav`` would be
+    """Return globs for the members of one payload, of no other and no sidecar: ``*.wav`` would be
     ``<key>.audio_2.wav`` too, so there the stem has as many characters as a uid."""
     others = [e for n, counts in layout.media.items() if n != name for e in counts]
+    others += layout.sidecars
     return [
         ("?" * 2 * UID_BYTES if any(o.endswith(f".{e}") for o in others) else "*") + f".{e}"
         for e in layout.media[name]

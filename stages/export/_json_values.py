@@ -1,9 +1,10 @@
 """Arrow columns as values that JSON can hold, and the same mapping as Hugging Face features.
 
 null, NaN and infinities -> null; binary -> lower-case hex; dates, times and timestamps -> ISO 8601
-(timestamps with a zone in UTC with a final Z); decimals and uint64 -> strings of digits (readers of
-JSON overflow at 2**63, or lose digits at 2**53); durations -> integers in their
-unit; maps -> lists of {"key", "value"}; float32 and float16 -> the shortest decimal of the float32.
+(timestamps with a zone in UTC with a final Z; null beyond the years -32767 to 32767); decimals and
+uint64 -> strings of digits (readers of JSON overflow at 2**63, or lose digits at 2**53); durations
+-> integers in their unit; maps -> lists of {"key", "value"}; float32 and float16 -> the shortest
+decimal of the float32.
 """
 
 from __future__ import annotations
@@ -89,12 +90,14 @@ def _times(array: pa.Array) -> list[Any]:
         return _durations(array)
     if not pt.is_timestamp(kind):
         texts: list[str | None] = array.cast(pa.string()).to_pylist()
-        return texts
+        return [None if text is None or text.startswith("<") else text for text in texts]
     # Without the zone no time zone database is needed; the instants are UTC.
     naive = array.cast(pa.int64()).cast(pa.timestamp(kind.unit))
     suffix = "Z" if kind.tz else ""
     instants = naive.cast(pa.string()).to_pylist()
-    return [None if v is None else v.replace(" ", "T") + suffix for v in instants]
+    return [
+        None if v is None or v.startswith("<") else v.replace(" ", "T") + suffix for v in instants
+    ]
 
 
 def _durations(array: pa.Array) -> list[int | None]:

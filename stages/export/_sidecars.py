@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, BinaryIO
 
-import fsspec
 import pyarrow as pa
 
 from winnow.contracts.errors import ShardError
 from winnow.contracts.identity import content_digest
+from winnow.stages.sources._files import is_local, local_path, open_file
 
 MEMBERS = "members"
 """The column: list<struct<extension, path, offset, length, digest>>."""
@@ -19,6 +19,8 @@ PICKLE_PARTS = frozenset(
     {"pickle", "pkl", "pyd", "p", "pth", "pt", "ckpt", "dill", "joblib", "cloudpickle", "jpgs"}
 )
 """Extension parts that some reader unpickles (webdataset: pyd, pickle, pth; Data-Juicer: jpgs)."""
+READERS_FIELDS = frozenset({"__key__", "__url__", "__local_path__"})
+"""Fields that readers add to a sample: a member of that name is an error to them."""
 MAX_OPEN_FILES = 16
 
 
@@ -52,11 +54,14 @@ def members_of(batch: pa.RecordBatch) -> list[list[dict[str, Any]]] | None:
 
 
 def free_extension(extension: str, taken: set[str]) -> str:
-    """Return the extension, behind as many ``source.`` as keep it apart from those taken.
+    """Return the extension, behind as many ``source.`` as keep it apart from those taken and from
+    what webdataset and ``datasets`` call a sample's key and origin.
 
-    Readers compare extensions without case.
+    Readers compare extensions without case. A NUL, which would end the name in a tar's header and
+    so make it another (``pickle`` of ``pickle\\0x``), is spelled out.
     """
-    lowered = {t.lower() for t in taken}
+    extension = extension.replace("\0", "\\0")
+    lowered = {t.lower() for t in taken} | READERS_FIELDS
     while extension.lower() in lowered:
         extension = f"source.{extension}"
     return extension
@@ -101,7 +106,8 @@ class SidecarReader:
         if file is None:
             if len(self._files) >= MAX_OPEN_FILES:
                 self._files.popitem(last=False)[1].close()
-            file = fsspec.open(path, "rb").open()
+            # Sidecars are small and stand anywhere: open_file's buffer would be read for each.
+            file = open(local_path(path), "rb") if is_local(path) else open_file(path)  # noqa: SIM115
         self._files[path] = file
         return file
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from winnow.stages.sources._media_refs import MEDIA_EXTENSIONS
+
 HEAD_BYTES = 64
 
 _PREFIXES: tuple[tuple[bytes, str], ...] = (
@@ -29,7 +31,12 @@ _BRANDS = {
     b"avis": "avif",
     b"heic": "heic",
     b"heix": "heic",
+    b"heim": "heic",
+    b"heis": "heic",
+    b"hevc": "heic",
+    b"hevx": "heic",
     b"mif1": "heic",
+    b"msf1": "heic",
     b"M4A ": "m4a",
     b"M4B ": "m4a",
 }
@@ -87,6 +94,17 @@ def media_extension(head: bytes) -> str:
 def payload_extension(wanted: str, data: memoryview) -> str:
     """Return the extension that is wanted; of "auto" the one that the first bytes say."""
     return media_extension(bytes(data[:HEAD_BYTES])) if wanted == "auto" else wanted
+
+
+def preferred_to(extension: str) -> frozenset[str]:
+    """Return the extensions of the same medium that readers (Winnow's own source; open_clip, whose
+    order is jpg, png, jpeg, webp) look for before this one: a sidecar of such a name would be taken
+    for the payload. None for an extension of no known medium.
+    """
+    for order in MEDIA_EXTENSIONS.values():
+        if extension in order:
+            return frozenset(order[: order.index(extension)])
+    return frozenset()
 
 
 def last_extension(suffix: str) -> str:

@@ -24,6 +24,7 @@ from winnow.stages.export._sniff import payload_extension
 
 GROUP_ROWS = 1000
 GROUP_BYTES = 64 << 20
+MAX_OFFSET = 2**31 - 1
 MEDIA_TYPE = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
 """What ``datasets`` stores for an Image() or Audio() feature."""
 
@@ -108,7 +109,8 @@ class Parquet(Exporter):
         targets = media_columns(payloads)
         schema = self._file_schema(first.schema, targets)
         extensions = {column: Counter[str]() for column in targets.values()}
-        batches = (self._convert(b, schema, targets, extensions) for b in chain((first,), rows))
+        parts = _castable(chain((first,), rows), payloads)
+        batches = (self._convert(part, schema, targets, extensions) for part in parts)
         media = list(extensions)
         groups = _manifest.row_groups(batches, schema, GROUP_ROWS, GROUP_BYTES, _sizes(media))
         with _manifest.open_parquet(out, schema, payloads=media) as writer:
@@ -168,6 +170,19 @@ class Parquet(Exporter):
             media[f.name] if f.name in media else batch.column(f.name).cast(f.type) for f in schema
         ]
         return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _castable(
+    batches: Iterable[pa.RecordBatch], payloads: Sequence[str]
+) -> Iterator[pa.RecordBatch]:
+    """Yield batches whose media have 32-bit offsets; where they have not, rows, each copied: Arrow
+    refuses a slice of a long buffer too."""
+    for batch in batches:
+        buffers = (batch.column(name).buffers()[-1] for name in payloads)
+        if all(buffer is None or buffer.size <= MAX_OFFSET for buffer in buffers):
+            yield batch
+        else:
+            yield from (batch.take(pa.array([row])) for row in range(batch.num_rows))
 
 
 def _sizes(columns: Sequence[str]) -> Callable[[pa.RecordBatch], Iterable[int]]:

@@ -18,7 +18,7 @@ from winnow.contracts.registry import register_exporter
 from winnow.stages.export import _columns, _finish, _json_values, _sidecars
 from winnow.stages.export._columns import KEY, UID
 from winnow.stages.export._layout import JSON_EXTENSION, TEXT_EXTENSION, Layout
-from winnow.stages.export._sniff import payload_extension
+from winnow.stages.export._sniff import payload_extension, preferred_to
 from winnow.stages.export._tar import TarWriter
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
@@ -62,8 +62,8 @@ class WebDataset(Exporter):
              sample. A member that a sample has not is not written.
              .json: sorted keys, UTF-8; _json_values says how each Arrow type is written;
              references into files of the machine that read them are left out. A sidecar whose
-             extension Winnow writes itself becomes ``source.<extension>``; a pickle is left out
-             and counted.
+             extension Winnow writes itself, or readers would take for the payload (a ``.png``
+             beside a ``.webp``), becomes ``source.<extension>``; a pickle is left out and counted.
     Cost:    CPU; holds one row batch; one read per sidecar.
     Fails:   ShardError, not retryable, where a row has no payload or a sidecar has changed.
 
@@ -160,7 +160,7 @@ class WebDataset(Exporter):
             stem = keys[row]
             for suffix, data in self._media(named, [column[row] for column in media], tally):
                 tar.add(f"{stem}.{suffix}", data)
-                taken.add(suffix)
+                taken |= preferred_to(suffix) | {suffix}
             tar.add(f"{stem}.{JSON_EXTENSION}", documents[row])
             if text is not None:
                 tar.add(f"{stem}.{TEXT_EXTENSION}", text.encode())

@@ -30,7 +30,13 @@ Matches = Callable[[str], bool]
 
 
 def is_local(path: str) -> bool:
-    """Return whether ``path`` is a path of this machine (no scheme, or ``file:``)."""
+    """Return whether ``path`` is a path of this machine (no scheme, or ``file:``).
+
+    "::" joins the links of an fsspec chain, of which an absolute path is none: a file may be called
+    ``std::vector.png``, and fsspec would open ``std`` for it.
+    """
+    if path.startswith("/") and "://" not in path:
+        return True
     return "::" not in path and ("://" not in path or path.startswith(("file://", "local://")))
 
 
@@ -190,14 +196,23 @@ def _walk(root: str, matches: Matches) -> dict[str, str]:
 
 def _walk_local(root: str, matches: Matches) -> dict[str, str]:
     files: dict[str, str] = {}
-    for folder, folders, names in os.walk(root):
+    for folder, folders, names in os.walk(root, onerror=_cannot_list):
         folders[:] = [name for name in folders if not _hidden([name])]
         for name in names:
             if matches(name) and not _hidden([name]):
                 path = os.path.join(folder, name)  # noqa: PTH118 - undecodable names
-                with contextlib.suppress(FileNotFoundError):  # removed meanwhile, or a dead link
-                    files[path] = token_of(local_info(path))
+                # No dead link, nor one to itself, nor a pipe: opening it would wait for a writer.
+                if Path(path).is_file():
+                    with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                        files[path] = token_of(local_info(path))
     return files
+
+
+def _cannot_list(error: OSError) -> None:
+    if isinstance(error, FileNotFoundError):  # removed meanwhile
+        return
+    msg = f"a folder cannot be listed, its files would be missing: {printable(str(error))}"
+    raise SetupError(msg) from error
 
 
 def _glob(pattern: str) -> dict[str, str]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
+from urllib.parse import unquote
 
 import pyarrow as pa
 
@@ -72,8 +74,9 @@ def folder_of(path: str) -> str:
 def file_below(root: str, name: str | None) -> FoundFile:
     """Return the file that ``name`` is, relative to ``root``, if it is below it.
 
-    "outside": an absolute path, one with "..", with "::" or "://" (which fsspec takes for another
-    store), or one that leads out of the root by a link. A local root's links are followed.
+    "outside": an absolute path, one with ".." (in a store also "%2e%2e"), with "::" or "://" (which
+    fsspec takes for another store), or one that leads out of the root by a link. A local root's
+    links are followed.
     Raises ShardError, retryable, where a store does not answer.
     """
     if name is None or not name.strip():
@@ -83,6 +86,8 @@ def file_below(root: str, name: str | None) -> FoundFile:
     if name.startswith(("/", "~")) or ".." in parts or "::" in name or "://" in name or not parts:
         return FoundFile(relative=name, problem="outside")
     if not is_local(root):
+        if ".." in re.split(r"[/\\]", unquote(relative)):  # %2e%2e: a URL's path is made plain
+            return FoundFile(relative=relative, problem="outside")
         return _read_file(f"{root.rstrip('/')}/{relative}", relative)
     base = os.path.realpath(local_path(root))
     path = f"{local_path(root).rstrip('/')}/{relative}"

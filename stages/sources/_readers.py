@@ -193,16 +193,18 @@ def _strings(values: Sequence[str | None]) -> pa.StringArray:
 def _cast_each(
     path: str, rows: Sequence[Row], strings: pa.Array, kind: pa.Field, options: TableOptions
 ) -> pa.Array:
-    cast_values = []
-    for row, value in zip(rows, strings, strict=True):
+    # As Arrow's values: Python has no year 0 and none after 9999.
+    pieces: list[pa.Array] = []
+    for at, row in enumerate(rows):
+        value = strings.slice(at, 1)
         try:
-            cast_values.append(value.cast(kind.type).as_py())
+            pieces.append(value.cast(kind.type))
         except pa.ArrowInvalid:
             if options.bad_rows == "error":
-                problem = f"{kind.name}: {value.as_py()!r} is not a {kind.type}"
+                problem = f"{kind.name}: {value[0].as_py()!r} is not a {kind.type}"
                 fail(path, f"{problem}; or set bad_rows: 'null'", line=row.line)
-            cast_values.append(None)
-    return pa.array(cast_values, kind.type)
+            pieces.append(pa.nulls(1, kind.type))
+    return pa.concat_arrays(pieces)
 
 
 def _check_columns(

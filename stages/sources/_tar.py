@@ -22,6 +22,7 @@ _ADLER_MODULUS = 65521
 _ZERO = bytes(BLOCK)
 _COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ")
 _MAX_HEADER_BYTES = 16 << 20
+_MAX_DIGITS = 20
 _PAX_RECORD = re.compile(rb"(\d{1,20}) ([^=]+)=")
 _PAX_WORDS = (b"path=", b"size=", b"sparse", b"hdrcharset")
 
@@ -139,7 +140,7 @@ class TarWalk:
                 fileobj=self._second, encoding="utf-8", errors="surrogateescape"
             )
             info = archive.next()
-        except (tarfile.TarError, ValueError) as error:
+        except (tarfile.TarError, ValueError, RecursionError) as error:
             self.fail(f"the header at byte {start}: {error}")
         if info is None:
             self.fail(f"the header at byte {start} cannot be read")
@@ -255,7 +256,7 @@ def _read_pax(data: bytes) -> Pax | None:
         if key == b"path":
             path = value.rstrip(b"/")
         elif key == b"size":
-            if not value.isdigit():
+            if not value.isdigit() or len(value) > _MAX_DIGITS:
                 return None
             size = int(value)
         position = end

@@ -13,9 +13,9 @@ import io
 import json
 import lzma
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Literal, NamedTuple, NoReturn, cast
+from typing import Any, BinaryIO, Literal, NamedTuple, NoReturn, Protocol, cast
 
 import pyarrow as pa
 
@@ -27,8 +27,21 @@ TextFormat = Literal["csv", "tsv", "jsonl", "txt"]
 _MAX_LINE_BYTES = 64 << 20
 _MAX_FIELD_CHARACTERS = 16 << 20
 _PEEK_ROWS = 1000
+_PIECE_BYTES = 64 << 10
 CORRUPT = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, pa.ArrowInvalid)
 """What decompressors, and Arrow, raise on bytes that are not whole."""
+
+
+class _Decompressor(Protocol):
+    """``bz2.BZ2Decompressor`` and ``lzma.LZMADecompressor``."""
+
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def needs_input(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes: ...
 
 
 class Row(NamedTuple):
@@ -57,13 +70,55 @@ def open_stream(path: str) -> BinaryIO:
         case "gz":
             return cast(BinaryIO, gzip.GzipFile(fileobj=raw, mode="rb"))
         case "bz2":
-            return cast(BinaryIO, bz2.BZ2File(raw))
+            return cast(BinaryIO, io.BufferedReader(_Streams(raw, bz2.BZ2Decompressor)))
         case "xz":
-            return cast(BinaryIO, lzma.LZMAFile(raw))
+            return cast(BinaryIO, io.BufferedReader(_Streams(raw, lzma.LZMADecompressor)))
         case "zst":
             return cast(BinaryIO, io.BufferedReader(pa.CompressedInputStream(raw, "zstd")))
     # fsspec's own readline takes no size.
     return raw if is_local(path) else cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, raw)))
+
+
+class _Streams(io.RawIOBase):
+    """What a file of bz2 or xz streams, one after the other, holds.
+
+    Python's own readers stop without a word where a later stream is damaged (pbzip2 writes one per
+    900 kB). Only zeros may stand between streams and behind them.
+    """
+
+    def __init__(self, raw: BinaryIO, make: Callable[[], _Decompressor]) -> None:
+        self._raw, self._make = raw, make
+        self._stream = make()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while True:
+            if self._stream.eof:
+                data = self._stream.unused_data.lstrip(b"\0")
+                while not data:
+                    piece = self._raw.read(_PIECE_BYTES)
+                    if not piece:
+                        return 0
+                    data = piece.lstrip(b"\0")
+                self._stream = self._make()
+            else:
+                data = self._raw.read(_PIECE_BYTES) if self._stream.needs_input else b""
+                if self._stream.needs_input and not data:
+                    msg = "it ends within a stream"
+                    raise EOFError(msg)
+            try:
+                found = self._stream.decompress(data, len(buffer))
+            except (OSError, lzma.LZMAError) as error:  # bz2 says OSError
+                raise EOFError(str(error)) from error
+            if found:
+                buffer[: len(found)] = found
+                return len(found)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
 
 
 def fail(path: str, problem: str, *, line: int = 0, retryable: bool = False) -> NoReturn:

@@ -54,8 +54,9 @@ class FileTable(TableSource):
             SetupError: no file. ShardError with file and line, as ``url_table`` says.
 
     The table is not trusted: it can name files below the root and no others. A path that is
-    absolute, has "..", "::" or "://", or leads out of the root by a link is *_outside.
-    A table is read again when the table changes; a file that changes under it gives null media.
+    absolute, has ".." (in a store also "%2e%2e"), "::" or "://", or leads out of the root by a link
+    is *_outside. A table is read again when the table changes; a file that changes under it gives
+    null media.
 
     root: the folder that paths are relative to; null = the folder of each table.
     image_column, audio_column, video_column: the columns with the paths; null = no such medium.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,7 @@ from winnow.contracts.parameters import later, result
 from winnow.contracts.registry import register_source
 from winnow.contracts.source import Source, SourceFile
 from winnow.stages.sources import _readers
-from winnow.stages.sources._files import find_files, open_file, printable
+from winnow.stages.sources._files import find_files, is_local, open_file, printable
 from winnow.stages.sources._folders import (
     Entry,
     find_folders,
@@ -154,7 +155,7 @@ class MediaFolder(Source):
             raise SetupError(msg) from error
         names = [] if batch is None else [name for name, _ in batch]
         root = root_of(self.path)
-        if names and not any(_exists(f"{root}/{name}") for name in names[:100]):
+        if names and not any(_exists(root, name) for name in names[:100]):
             msg = (
                 f"folder: captions={self.captions!r}: none of its first files is below "
                 f"{self.path!r}: {', '.join(names[:3])}; write paths relative to the folder"
@@ -218,8 +219,13 @@ def _json_caption(text: str | None) -> str | None:
     return caption and caption.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def _exists(path: str) -> bool:
+def _exists(root: str, name: str) -> bool:
+    if "::" in name or "://" in name:  # another store, to fsspec
+        return False
+    path = f"{root}/{name}"
     try:
+        if is_local(path):
+            return os.path.isfile(path)  # noqa: PTH113 - a Path cannot be made of every name
         open_file(path).close()
     except (OSError, ValueError):
         return False
@@ -251,7 +257,7 @@ def _captions(path: str, token: str) -> Mapping[str, str | None]:
     captions: dict[str, str | None] = {}
     for rows in _caption_rows(path):
         for name, text in rows:
-            if captions.setdefault(name, text) != text:
+            if name and captions.setdefault(name, text) != text:
                 msg = f"{printable(path)}: two texts for {name!r}"
                 raise ShardError(msg, retryable=False)
     return captions

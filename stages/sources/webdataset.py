@@ -60,8 +60,9 @@ def split_name(name: str) -> tuple[str, str] | None:
 
 
 def is_pickle(extension: str) -> bool:
-    """Return whether a lower-case extension says that its readers unpickle (also ``pkl.gz``)."""
-    return not PICKLES.isdisjoint(extension.split("."))
+    """Return whether a lower-case extension says that its readers unpickle (also ``pkl.gz``, and
+    ``pkl`` before a NUL, which ends a name elsewhere)."""
+    return not PICKLES.isdisjoint(re.split(r"[.\0]", extension))
 
 
 @dataclass(kw_only=True, slots=True)

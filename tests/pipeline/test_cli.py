@@ -253,3 +253,23 @@ def test_ctrl_c_is_exit_code_130_without_a_traceback_and_the_run_goes_on(home: P
     assert 0 < len(done) < 10
     assert list((home / "ws").rglob(".tmp-*")) == []
     assert "20 read = 20 kept + 0 dropped" in run("-w", "ws").output
+
+
+def test_what_a_recipe_says_is_printed_as_it_is(home: Path) -> None:
+    name, rule = "[red]x[/blue] :dog:", "text in ('[bold]', '[/a]', 'ccc')"
+    recipe = (home / "r.yaml").read_text()
+    recipe = recipe.replace("  long:", f'  "{name}":').replace("num_letters >= 3", rule)
+    (home / "r.yaml").write_text(recipe)
+    result = run("-w", "ws")
+    assert result.exit_code == 0
+    (line,) = (text for text in result.output.splitlines() if text.startswith(name))
+    assert line.split() == [*name.split(), *rule.split(), "4", "4", "1", "1", "20.0%"]
+
+
+def test_explain_without_the_recipe_says_so(home: Path) -> None:
+    run("-w", "ws")
+    (found,) = (home / "ws" / "runs").glob("*.yaml")
+    found.unlink()
+    result = winnow("explain", "00000000", "-w", "ws")
+    assert result.exit_code == 2
+    assert f"{found.name}, was removed; run it again first" in result.stderr

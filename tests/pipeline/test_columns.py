@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -221,3 +222,16 @@ def test_overlay_replaces_rows(tmp_path: Path) -> None:
         {"a": 2, "b": "y"},
         {"a": 9, "b": None},
     ]
+
+
+def test_a_range_is_read_whole_however_little_one_call_gives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Linux gives 2 GiB at a time; here it gives 3 bytes."""
+    whole = os.pread
+    path = tmp_path / "f"
+    path.write_bytes(b"0123456789")
+    monkeypatch.setattr(os, "pread", lambda file, n, at: whole(file, min(n, 3), at))
+    assert read_range(str(path), 1, 8) == b"12345678"
+    assert read_range(str(path), 8, 5) == b"89"
+    assert read_range(str(path), 3, 0) == b""

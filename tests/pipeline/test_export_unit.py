@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from winnow.pipeline import placement
 from winnow.pipeline.export_plan import _cuts, _groups
 from winnow.pipeline.run import RunReport
 from winnow.pipeline.shards import Shard
+from winnow.pipeline.storage import Storage
 
 Runner = Callable[..., RunReport]
 
@@ -196,3 +198,35 @@ def test_buckets_take_whole_shards_and_skip_those_without_kept_rows() -> None:
     groups = [[s.id for s in g] for g in _groups(shards, kept, 6)]
     assert groups == [["0", "2"], ["3", "6"], ["7"]]
     assert list(_groups(shards[:1], {"0": 0}, 6)) == []
+
+
+@pytest.mark.parametrize("more", ["rows_per_file: 20", "rows_per_file: 20, shuffle: global"])
+def test_a_file_of_a_killed_run_with_other_bytes_is_not_called_ours(
+    run: Runner, tmp_path: Path, more: str
+) -> None:
+    """Media, or a library, changed between the kill and the next run: the sums would be wrong."""
+    path = tmp_path / "t.parquet"
+    pictures(path, rows=12)
+    text = recipe(path, more, least=3, shard=6)
+    whole = snapshot(exported(run(text), tmp_path))
+    with pytest.MonkeyPatch.context() as patch:
+        put = Storage.put
+
+        def killed(self: Storage, name: str, data: bytes) -> bool:
+            if name.endswith("00000.tar.json"):
+                raise Killed
+            return put(self, name, data)
+
+        patch.setattr(Storage, "put", killed)
+        with pytest.raises(Killed):
+            run(text, workspace=str(tmp_path / "again"))
+    (tar,) = (tmp_path / "again").glob("export/*/00000.tar")
+    tar.write_bytes(tar.read_bytes() + b"other")
+    report = run(text, workspace=str(tmp_path / "again"))
+    (failure,) = report.failures
+    assert "00000.tar was written before, with other bytes" in str(failure)
+    assert failure.attempts == 1
+    for folder in ("export", "exporting"):
+        shutil.rmtree(tmp_path / "again" / folder)
+    report = run(text, workspace=str(tmp_path / "again"))
+    assert snapshot(tmp_path / "again" / report.exports["train"]) == whole

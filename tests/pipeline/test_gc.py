@@ -191,12 +191,12 @@ def test_what_a_killed_run_left_goes_after_an_hour(run: Runner, tmp_path: Path, 
     workspace = tmp_path / "ws"
     run(recipe(data, "one"))
     (folder,) = workspace.glob("columns/toy_length-*")
-    for name, age in (("old", 7200), ("new", 0)):
+    for name, age in ((f"1-{'0' * 12}", 7200), (f"2-{'0' * 12}", 0)):
         path = folder / f".tmp-{name}"
         path.write_bytes(b"half")
         os.utime(path, (time.time() - age, time.time() - age))
     names = find_garbage(Storage(str(workspace))).names
-    assert [n for n in names if ".tmp-" in n] == [f"columns/{folder.name}/.tmp-old"]
+    assert [n for n in names if ".tmp-" in n] == [f"columns/{folder.name}/.tmp-1-{'0' * 12}"]
 
 
 @pytest.mark.parametrize("how", ["source", "recipe"])
@@ -218,3 +218,89 @@ def test_a_folder_that_is_no_workspace_is_refused(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "mine" / "columns" / "f", ["x"])
     with pytest.raises(SetupError, match="does not look like a workspace"):
         find_garbage(Storage(str(tmp_path / "mine")))
+
+
+def test_what_winnow_did_not_make_stays(run: Runner, tmp_path: Path, data: Path) -> None:
+    workspace = tmp_path / "ws"
+    run(recipe(data, "one"))
+    run(recipe(data, "gone", factor=2))
+    forget(workspace, "gone")
+    (rank, *_) = (p.name for p in workspace.glob("columns/toy_rank-*"))
+    mine = [
+        "export/mine/photo.jpg",
+        "export/photos-202401011200/1.jpg",
+        "export/notes.txt",
+        "columns/notes.md",
+        "columns/mine/x.parquet",
+        f"columns/{rank}/notes.parquet",
+        f"columns/{rank}/README.rst",
+        "ledger/2024.txt",
+        "ledger/accounts/x",
+        "rows/table.parquet",
+        "rows/_files/list.json",
+        "exporting/mine/x",
+        "runs/notes.txt",
+        ".tmp-mine/thesis.txt",
+        "docs/.tmp-draft",
+        "docs/.tmp-1-00000000000g",
+    ]
+    for name in mine:
+        path = workspace / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+        for old in (path, path.parent):
+            os.utime(old, (1, 1))
+    storage = Storage(str(workspace))
+    garbage = find_garbage(storage)
+    collect(storage, garbage)
+    assert {n.split("/")[0] for n in garbage.names} >= {"columns", "ledger", "export", "exporting"}
+    assert [n for n in mine if not (workspace / n).exists()] == []
+    assert find_garbage(storage).names == ()
+
+
+class Late(Storage):
+    """A run makes ``made`` while the recipes are followed."""
+
+    made: str
+
+    def read(self, name: str) -> bytes:
+        if name.endswith(".yaml"):
+            self.put(self.made, b"")
+        return super().read(name)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [f"columns/toy-{'a' * 32}/_stage.json", f"ledger/{'a' * 32}/x", f"rows/{'a' * 32}.parquet"],
+)
+def test_what_is_made_meanwhile_is_no_garbage(
+    run: Runner, tmp_path: Path, data: Path, made: str
+) -> None:
+    run(recipe(data, "one"))
+    storage = Late(str(tmp_path / "ws"))
+    storage.made = made
+    assert not [n for n in find_garbage(storage).names if made.startswith(n)]
+    assert [n for n in find_garbage(storage).names if made.startswith(n)] != []
+
+
+class Stuck(Storage):
+    """Removes nothing, as where there is no permission."""
+
+    def remove(self, name: str) -> None:
+        pass
+
+
+def test_what_could_not_be_removed_is_named(run: Runner, tmp_path: Path, data: Path) -> None:
+    run(recipe(data, "one"))
+    storage = Stuck(str(tmp_path / "ws"))
+    garbage = find_garbage(storage)
+    with pytest.raises(SetupError, match=r"exporting/train-\w+ could not be removed"):
+        collect(storage, garbage)
+
+
+def test_a_damaged_record_removes_nothing(run: Runner, tmp_path: Path, data: Path) -> None:
+    run(recipe(data, "one"))
+    (record,) = (p for p in (tmp_path / "ws" / "runs").glob("*.json") if p.name[0] != "_")
+    record.write_text("")
+    with pytest.raises(SetupError, match=rf"{record.name} is damaged, so nothing is removed"):
+        find_garbage(Storage(str(tmp_path / "ws")))

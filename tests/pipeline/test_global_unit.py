@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -145,3 +146,10 @@ filters:
     assert report.summary["kept_per_shard"] == [3, 0]
     assert len(list((tmp_path / "ws").glob("columns/toy_length-*/*.parquet"))) == 1
     assert len(list((tmp_path / "ws").glob("columns/repeated_rows-*/*.parquet"))) == 2
+
+
+@pytest.mark.parametrize("key", ["a/b", "x" * 300])
+def test_a_stage_may_have_any_name(tmp_path: Path, key: str) -> None:
+    made = dataclasses.replace(unit(tmp_path / "ws"), key=key)
+    assert made.run(context(tmp_path / "scratch")).rows == 6
+    assert list((tmp_path / "scratch").iterdir()) == []

@@ -48,3 +48,23 @@ def test_each_row_is_what_json_makes_of_it(names: list[str], at: list[int]) -> N
     rows = [whole.slice(i, 1).select(names).to_pylist()[0] if names else {} for i in at]
     assert found.type == pa.string()
     assert found.to_pylist() == [json.dumps({k: naive(v) for k, v in r.items()}) for r in rows]
+
+
+def test_a_dictionary_is_its_values() -> None:
+    chunks = [pa.array(["a", None]).dictionary_encode(), pa.array(["b", "a"]).dictionary_encode()]
+    nulls = pa.DictionaryArray.from_arrays(pa.array([0, 1, None, 0], pa.int8()), ["x", None])
+    table = pa.table({"word": pa.chunked_array(chunks), "other": nulls})
+    found = json_objects(table, ["word", "other"], np.arange(4))
+    assert [json.loads(text) for text in found.to_pylist()] == [
+        {"word": "a", "other": "x"},
+        {"word": None, "other": None},
+        {"word": "b", "other": None},
+        {"word": "a", "other": "x"},
+    ]
+
+
+def test_a_time_that_python_cannot_hold_is_said_all_the_same() -> None:
+    table = pa.table({"when": pa.array([2**62, None, 3], pa.timestamp("s"))})
+    far, nothing, near = map(json.loads, json_objects(table, ["when"], np.arange(3)).to_pylist())
+    assert str(2**62) in far["when"]
+    assert (nothing, near) == ({"when": None}, {"when": "1970-01-01 00:00:03"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -259,3 +260,19 @@ def test_ctrl_c_at_any_line_comes_out_and_leaves_no_temporary_file(
             traced(f"n{number}", number)
         assert bench.storage.temporaries() == []
     assert number > 100
+
+
+def test_a_file_that_is_still_being_made_does_not_look_old(bench: Bench) -> None:
+    """Rows wait for a row group; `winnow gc` takes what nobody has written to for an hour."""
+    seen: list[float] = []
+
+    def age(rows: int) -> None:
+        for name in bench.storage.temporaries():
+            path = Path(bench.storage.path(name))
+            seen.append(path.stat().st_mtime)
+            os.utime(path, (1, 1))
+
+    unit = bench.unit(bench.task("l", ToyLength()), chunk_rows=1)
+    unit.run(WorkerContext(WorkerOptions(), bench.scratch, progress=age))
+    assert len(seen) == len(TEXTS)
+    assert min(seen) > 1

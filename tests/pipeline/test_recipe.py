@@ -68,6 +68,8 @@ def test_the_resolved_recipe_parses_to_the_same() -> None:
         ("  gated:", "  toy_length:", r"r.yaml:5: 'toy_length' is given twice"),
         ("source: {use", "source: {no: 1, use", r"the key False is a bool; write it in quotes"),
         ("stages:", "stages: [", r"not valid YAML"),
+        ("factor: 2", "factor: 1e3", r"reads this as a text: write it without e, or as in 1.0e-5"),
+        ("name: good", "name: Good Name", r"should match pattern '\^\[A-Za-z0-9\]"),
     ],
 )
 def test_a_mistake_is_named_with_its_line_and_fix(
@@ -106,3 +108,38 @@ def test_a_missing_recipe_names_its_neighbours(tmp_path: Path) -> None:
 def test_a_bad_override_is_refused(override: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         parse_recipe(GOOD, overrides=[override])
+
+
+@pytest.mark.parametrize("name", ["../../evil", "a/b", "/tmp", "a\\\\b", ".", ".tmp-x"])
+def test_the_name_of_an_export_is_no_path(name: str) -> None:
+    """It names a folder: with a slash the folder is outside, or `winnow gc` does not find it."""
+    with pytest.raises(RecipeError, match=r"<recipe>:\d+: export: .* names a folder: no slash"):
+        parse_recipe(GOOD.replace("  train:", f'  "{name}":'))
+
+
+@pytest.mark.parametrize("name", ["", " ", "a\\nb", "a\\0b", "\\ud800", "x" * 201, "\u00e9" * 101])
+@pytest.mark.parametrize("old", ["  toy_length: {", "  train: {"])
+def test_a_name_is_short_and_can_be_printed(old: str, name: str) -> None:
+    assert old in GOOD
+    new = f'  "{name}": {{use: toy_length, ' if "toy" in old else f'  "{name}": {{'
+    with pytest.raises(
+        RecipeError, match=r"<recipe>:\d+: (stages|export): the name .* is not 1 to"
+    ):
+        parse_recipe(GOOD.replace(old, new))
+
+
+def test_other_names_are_free() -> None:
+    long = "\u00e9" * 32
+    text = GOOD.replace("  toy_length: {", f'  "{long}": {{use: toy_length, ')
+    found = parse_recipe(text.replace("  train: {", '  "a [b] \u2603 \U0001f600": {'))
+    assert found.stages[0].key == long
+    assert found.exports[0].key == "a [b] \u2603 \U0001f600"
+    with pytest.raises(RecipeError, match="stages: the name"):
+        parse_recipe(text.replace(long, f"{long}x"))
+
+
+@pytest.mark.parametrize("name", ["description", "license"])
+def test_half_a_surrogate_pair_is_refused_before_the_work(name: str) -> None:
+    with pytest.raises(RecipeError, match=f"<recipe>:1: {name}: half of a surrogate pair"):
+        parse_recipe(f'{name}: "\\ud800"\n{GOOD}')
+    assert getattr(parse_recipe(f'{name}: "\\U0001f600"\n{GOOD}'), name) == "\U0001f600"

@@ -396,3 +396,31 @@ def test_the_order_of_filters_is_the_order_of_reasons(
     funnel = [(f["filter"], f["dropped"], f["only"], f["null"]) for f in report.summary["funnel"]]
     assert funnel == [("l", 2, 1, 1), ("second", 1, 1, 1)]
     assert report.summary["kept"] == 1
+
+
+@pytest.mark.parametrize("over", ["unrepeated", "survivors"])
+@pytest.mark.parametrize(
+    ("kind", "low"), [("int64", 2**60), ("int64", -(2**62)), ("uint64", 2**63)]
+)
+def test_large_integers_are_ranked_as_what_they_are(
+    tmp_path: Path, kind: str, low: int, over: Any
+) -> None:
+    """One float stands for up to 2,048 of them."""
+    values = [None if i % 5 == 4 else low + (7 * i) % 23 for i in range(23)]
+    table = rows_table(uids(*range(23)), {"id": pa.array(values, kind)})
+    storage = Storage(str(tmp_path / "ws"))
+    entry = FilterEntry(
+        key="top", rule=TopFraction(column="id", fraction=0.2, over=over), on_null="drop"
+    )
+    unit = SelectUnit(
+        storage=storage,
+        selection="s",
+        filters=(entry,),
+        sets=(ColumnSet(writer=SOURCE, folder="rows", schema=table.schema.remove(0)),),
+        shards=(put_rows(storage, table.slice(0, 9)), put_rows(storage, table.slice(9))),
+        patches={},
+    )
+    summary = unit.run(WorkerContext(WorkerOptions(), tmp_path)).extra
+    known = sorted((v for v in values if v is not None), reverse=True)
+    threshold = known[int(len(known) * 0.2)]
+    assert summary["kept"] == sum(v >= threshold for v in known) == int(len(known) * 0.2) + 1

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import resource
 import threading
 from pathlib import Path
 
@@ -70,3 +73,50 @@ def test_an_unwritable_workspace_is_refused_before_any_work(tmp_path: Path) -> N
         with pytest.raises(SetupError, match="not writable"):
             Storage(str(root)).check_writable()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file"]
+
+
+def test_without_hard_links_the_first_writer_wins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some file systems have none (exFAT, mounts of other machines)."""
+
+    def refuse(source: object, target: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    storage = Storage(str(tmp_path))
+    assert storage.put("a/b", b"one")
+    assert not storage.put("a/b", b"two")
+    assert storage.read("a/b") == b"one"
+    assert storage.temporaries() == []
+
+
+def test_a_full_disk_leaves_what_was_there_and_no_half_file(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    storage.replace("latest", b"old")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        for write in (storage.replace, storage.put):
+            with pytest.raises(OSError, match="File too large"):
+                write("latest", b"x" * 1000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"latest": b"old"}
+
+
+def test_of_a_link_the_link_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "file").write_text("x")
+    storage = Storage(str(tmp_path / "ws"))
+    storage.put("export/other", b"")
+    (tmp_path / "ws" / "export" / "link").symlink_to(tmp_path / "elsewhere")
+    storage.remove("export/link")
+    assert storage.names("export") == ["other"]
+    assert (tmp_path / "elsewhere" / "file").read_text() == "x"
+
+
+def test_a_link_to_nowhere_is_no_workspace(tmp_path: Path) -> None:
+    (tmp_path / "ws").symlink_to(tmp_path / "gone")
+    with pytest.raises(SetupError, match="ws is not a folder"):
+        Storage(str(tmp_path / "ws")).check_writable()

@@ -15,7 +15,7 @@ from winnow.pipeline.plan import make_plan
 from winnow.pipeline.recipe import parse_recipe
 from winnow.pipeline.run import RunReport
 from winnow.pipeline.storage import Storage
-from winnow.pipeline.work import State, current_shards, library_versions
+from winnow.pipeline.work import State, current_shards, library_versions, parse_column_file
 
 Runner = Callable[..., RunReport]
 
@@ -300,3 +300,32 @@ def test_the_record_of_a_stage_says_how_it_was_made(
     assert record["columns"] == {"num_letters": "int32", "toy_length_error": "string"}
     assert record["libraries"] == library_versions()
     assert record["inputs"] == {"source": "source"}
+
+
+def test_files_of_others_among_columns_change_nothing(
+    run: Runner, tmp_path: Path, data: Path
+) -> None:
+    log, web = tmp_path / "log", tmp_path / "web"
+    web.mkdir()
+    text = FETCH.format(name="x", path=data, web=web, log=log, gate="", null="keep")
+    run(text)
+    for folder in (tmp_path / "ws" / "columns").iterdir():
+        (shard, *_) = (p.name.partition(".")[0] for p in folder.glob("*.parquet"))
+        for name in ("README.rst", "notes.parquet", f"{shard}.readme.parquet", f"{shard}.rtf"):
+            (folder / name).write_text("mine")
+    assert run(text, retry_failed=True).exit_code == 0
+    work(log)
+    assert run(text).exit_code == 0
+    assert work(log) == {}
+
+
+@pytest.mark.parametrize(
+    ("suffix", "parts"),
+    [("", ""), (".r65793", "r65793"), (".g0123456789ab", "g0123456789ab"), (".gated", "gated")]
+    + [(".readme", None), (".r", None), (".g0", None), (".r1.r2", None), (".tmp", None)],
+)
+def test_column_files_are_known_by_their_names(suffix: str, parts: str | None) -> None:
+    for shard in ("0f" * 16, f"{'0f' * 16}~2"):
+        expected = None if parts is None else (shard, parts)
+        assert parse_column_file(f"{shard}{suffix}.parquet") == expected
+        assert parse_column_file(f"{shard}{suffix}.json") is None

@@ -35,7 +35,7 @@ def capfilt(tmp_path_factory: pytest.TempPathFactory) -> Path:
         f'set=["{noise}", "source.num_rows=80", "rows_per_shard=40"]',
         *(f"models.{name}.set={trusted}" for name in ("captioner", "filter")),
         *(f"models.{name}.samples_seen=64" for name in ("captioner", "captioner_2")),
-        *(f"models.{name}.trial.batch_size=16" for name in ("captioner", "captioner_2")),
+        *(f"models.{name}.trial.batch_size=8" for name in ("captioner", "captioner_2")),
         "models.filter.samples_seen=64",
         "models.filter.trial.batch_size=32",
         'evaluation.validation.set=["source.part=validation", "source.num_rows=30"]',

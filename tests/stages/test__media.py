@@ -7,6 +7,7 @@ import itertools
 import threading
 import time
 import warnings
+import zlib
 from dataclasses import dataclass, replace
 
 import imagehash
@@ -631,3 +632,15 @@ def test_the_caps_of_the_recipe_hold_for_sound() -> None:
             caps=MediaCaps(max_duration_s=0.4), cache=cache, first_row=0,
         )  # fmt: skip
         assert list(media.waveforms(sample_rate=16_000)) == ["too_long"]
+
+
+def test_more_transparencies_than_a_palette_has_colours_are_none() -> None:
+    """libpng leaves such a chunk out; Pillow takes it and then converts the picture to nothing."""
+    plain = encoded(noise().quantize(4))
+    at = plain.index(b"IDAT") - 4
+    values = b"tRNS" + bytes(257)
+    chunk = (257).to_bytes(4, "big") + values + zlib.crc32(values).to_bytes(4, "big")
+    image = decoded(plain[:at] + chunk + plain[at:])
+    assert (image.pixels.mode, image.alpha) == ("P", False)
+    expected = decoded(plain).pixels.convert("RGBA")
+    assert image.pixels.convert("RGBA").tobytes() == expected.tobytes()

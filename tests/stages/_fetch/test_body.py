@@ -106,3 +106,15 @@ def test_a_page_is_left_early(server, fetch):
     (got,) = fetch("/page", max_bytes=1 << 30)
     assert (got.error, got.content_type) == ("not_media", "image/png")
     assert len(sent) < 1000
+
+
+def test_empty_members_and_padding_are_nothing():
+    packed = gzip.compress(b"a" * 5000, mtime=0) + gzip.compress(b"", mtime=0) * 2000
+    packed += gzip.compress(b"b" * 5000, mtime=0)
+    # What looks like a member within the padding is none, wherever the pieces are cut.
+    padded = packed + bytes(20_000) + b"\x1f\x8b no member"
+    for cut in (7, 8191, 8192, len(padded)):
+        inflate = Inflate("gzip")
+        pieces = [inflate.feed(padded[i : i + cut], 1 << 20) for i in range(0, len(padded), cut)]
+        inflate.finish()
+        assert b"".join(pieces) == b"a" * 5000 + b"b" * 5000

@@ -161,3 +161,11 @@ def test_code_survives_a_table_cell() -> None:
     assert code("`a`") == "`` `a` ``"
     assert code("two\nlines") == "`two lines`"
     assert code("") == ""
+
+
+def test_the_name_of_a_sidecar_writes_nothing_else_into_the_card(context: ExportContext) -> None:
+    extra = {"columns": ["uid"], "extensions": {"jpg": 1}, "sidecars": {"a`\n\n# Owned": 1}}
+    file = FileSummary(name="00000.tar", num_rows=1, size_bytes=1, sha256="", extra=extra)
+    body = described(context, file).split("---\n", 2)[2]
+    assert "\n# Owned" not in body
+    assert "- ``.a` # Owned`` (1): a sidecar" in body

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import json
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
+from winnow.contracts.identity import content_digest
+from winnow.contracts.media import MEDIA_REF
 from winnow.stages.export._croissant import data_type
+from winnow.stages.export.webdataset import WebDataset
+
+from .conftest import export
 
 pytest.importorskip("mlcroissant")
 
@@ -120,3 +127,27 @@ def test_the_funnel_is_the_preprocessing_protocol(tars: Path) -> None:
 )
 def test_data_types(kind: pa.DataType, expected: str | None) -> None:
     assert data_type(kind) == expected
+
+
+def test_sidecars_are_no_samples(rows: pa.RecordBatch, tmp_path: Path) -> None:
+    data = rows["image"][1].as_py()
+    (tmp_path / "masks").write_bytes(data)
+    member = {
+        "extension": "seg.jpg",
+        "path": str(tmp_path / "masks"),
+        "offset": 0,
+        "length": len(data),
+        "digest": content_digest(data),
+    }
+    kind = pa.list_(pa.struct([pa.field("extension", pa.string()), *MEDIA_REF]))
+    members = pa.array([[member], None, [member]], kind)
+    folder = tmp_path / "tars"
+    exporter = WebDataset(columns=("width",))
+    export(exporter, rows.slice(0, 3).append_column("members", members), folder)
+    document = json.loads((folder / "croissant.json").read_text())
+    (images,) = [d for d in document["distribution"] if d["@type"] == "cr:FileSet"]
+    with tarfile.open(folder / "00000.tar") as tar:
+        names = tar.getnames()
+    assert sum(name.endswith(".seg.jpg") for name in names) == 2
+    found = [n for n in names for pattern in images["includes"] if fnmatch.fnmatch(n, pattern)]
+    assert found == [f"{key}.jpg" for key in rows["key"].to_pylist()[:3]]

@@ -109,6 +109,8 @@ def test_every_float16_comes_back_exactly() -> None:
             ["2026-01-02T11:00:00.000Z"],
         ),
         (pa.array([1], pa.timestamp("ns", "UTC")), ["1970-01-01T00:00:00.000000001Z"]),
+        (pa.array([2**50, 0], pa.timestamp("ms")), [None, "1970-01-01T00:00:00.000"]),
+        (pa.array([2**31 - 1, 0], pa.date32()), [None, "1970-01-01"]),
         (pa.array(["a", None, "a"]).dictionary_encode(), ["a", None, "a"]),
         (
             pa.array([[("a", 1)], None], pa.map_(pa.string(), pa.int8())),

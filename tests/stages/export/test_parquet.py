@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -98,3 +99,18 @@ def test_wrong_parameters_and_columns(rows: pa.RecordBatch) -> None:
     taken = pa.schema([("resized_image", pa.large_binary()), ("image", pa.string())])
     with pytest.raises(RecipeError, match="'image' is there already"):
         Parquet(payload="resized_image").payloads(taken)
+
+
+def test_media_of_two_gigabytes_in_a_batch(rows: pa.RecordBatch) -> None:
+    first, second = (rows["image"][place].as_py() for place in (0, 1))
+    # Pages that nobody touches take no memory: the media stand at the end of 2 GiB.
+    store = np.zeros(2**31 + len(first) + len(second), np.uint8)
+    store[2**31 :] = np.frombuffer(first + second, np.uint8)
+    ends = np.array([2**31, 2**31 + len(first), len(store)], np.int64)
+    buffers = [None, pa.py_buffer(ends), pa.py_buffer(store)]
+    far = pa.LargeBinaryArray.from_buffers(pa.large_binary(), 2, buffers)
+    with pytest.raises(pa.ArrowInvalid, match="too large"):
+        far.cast(pa.binary())
+    two = rows.slice(0, 2)
+    index = two.schema.get_field_index("image")
+    assert write(Parquet(), [two.set_column(index, "image", far)]) == write(Parquet(), [two])

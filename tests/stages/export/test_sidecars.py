@@ -10,12 +10,14 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from PIL import Image
 
 from winnow.contracts.errors import ShardError
 from winnow.contracts.identity import content_digest
 from winnow.contracts.media import MEDIA_REF
 from winnow.stages.export._sidecars import MAX_OPEN_FILES, free_extension, is_pickle
 from winnow.stages.export.webdataset import WebDataset
+from winnow.stages.sources.webdataset import WebDataset as Source
 
 MEMBERS = pa.list_(pa.struct([pa.field("extension", pa.string()), *MEDIA_REF]))
 
@@ -134,3 +136,64 @@ def test_is_pickle(extension: str, head: bytes, expected: bool) -> None:
 def test_free_extension_ignores_case() -> None:
     assert free_extension("Json", {"JSON"}) == "source.Json"
     assert free_extension("seg.json", {"json"}) == "seg.json"
+
+
+def test_no_name_becomes_another_in_the_tar(rows: pa.RecordBatch, tmp_path: Path) -> None:
+    contents = [("pickle\0x", pickle.dumps([1], protocol=0)), ("cls\0a", b"1"), ("cls\0b", b"2")]
+    found, extra = write(rows, [store(tmp_path / "a.tar", contents)])
+    key = rows["key"][0].as_py()
+    assert found[f"{key}.pickle\\0x"] == contents[0][1]
+    assert (found[f"{key}.cls\\0a"], found[f"{key}.cls\\0b"]) == (b"1", b"2")
+    assert not any(is_pickle(name.partition(".")[2], b"") for name in found)
+
+
+def test_names_that_readers_give_themselves(rows: pa.RecordBatch, tmp_path: Path) -> None:
+    webdataset = pytest.importorskip("webdataset")
+    names = ["__key__", "__url__", "__local_path__"]
+    batch = rows.slice(0, 1).append_column(
+        "members", pa.array([store(tmp_path / "a.tar", [(n, b"x") for n in names])], MEMBERS)
+    )
+    with (tmp_path / "out.tar").open("wb") as out:
+        WebDataset().write_file(iter([batch]), out)
+    (sample,) = webdataset.WebDataset(str(tmp_path / "out.tar"), shardshuffle=False)
+    assert sample["__key__"] == rows["key"][0].as_py()
+    assert [sample[f"source.{name}"] for name in names] == [b"x"] * 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "sidecar", "written"),
+    [("WEBP", "png", "source.png"), ("PNG", "JPEG", "source.JPEG"), ("GIF", "webp", "source.webp"),
+     ("JPEG", "png", "png"), ("PNG", "webp", "webp"), ("WEBP", "seg.png", "seg.png")],
+)  # fmt: skip
+def test_the_payload_is_what_readers_take_for_the_image(
+    tmp_path: Path, kind: str, sidecar: str, written: str
+) -> None:
+    mask, image = encoded(1, "PNG"), encoded(2, kind)
+    key = "0" * 32
+    batch = pa.RecordBatch.from_pydict(
+        {
+            "uid": pa.array([bytes(16)], pa.binary(16)),
+            "key": [key],
+            "image": pa.array([image], pa.large_binary()),
+            "members": pa.array([store(tmp_path / "a.tar", [(sidecar, mask)])], MEMBERS),
+        }
+    )
+    path = tmp_path / "out.tar"
+    with path.open("wb") as out:
+        WebDataset(text=None).write_file(iter([batch]), out)
+    source = Source(path=str(path))
+    (found,) = next(source.read(source.files()[0])).to_pylist()
+    assert found["image_ref"]["digest"] == content_digest(image)
+    assert [(m["extension"], m["digest"]) for m in found["members"]] == [
+        (written, content_digest(mask))
+    ]
+    webdataset = pytest.importorskip("webdataset")
+    samples = webdataset.WebDataset(str(path), shardshuffle=False)
+    (sample,) = samples.rename(image="jpg;png;jpeg;webp;gif", keep=False)  # as open_clip
+    assert sample["image"] == image
+
+
+def encoded(shade: int, kind: str) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (4, 4), (shade, 0, 0)).save(out, kind)
+    return out.getvalue()

@@ -88,6 +88,8 @@ def test_what_ffmpeg_writes(container: str, codec: str, rate: int, extension: st
         (b"\xff\xf1\x50\x80", "aac"),  # ADTS
         (b"\0\0\0\x20ftypM4A \0\0\0\0", "m4a"),
         (b"\0\0\0\x18ftypheic\0\0\0\0", "heic"),
+        (b"\0\0\0\x18ftyphevc\0\0\0\0", "heic"),
+        (b"\0\0\0\x18ftypmsf1\0\0\0\0", "heic"),
         (b"\0\0\0\x18ftypisom\0\0\0\0", "mp4"),
         (b"MM\0*\0\0\0\x08", "tiff"),
         (b"RIFF\0\0\0\0AVI ", "bin"),

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import functools
 import gzip
+import http.server
 import json
 import logging
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -239,3 +242,26 @@ def test_a_table_cannot_have_other_files_opened(tmp_path: Path) -> None:
     source = FileTable(path=str(tmp_path / "a.parquet"), image_column="picture")
     with pytest.raises(RecipeError, match="'thumb_ref' holds references to media"):
         source.schema()
+
+
+class _Silent(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+def test_nothing_above_the_root_of_a_web_server_is_read(tmp_path: Path) -> None:
+    (tmp_path / "pool").mkdir()
+    (tmp_path / "pool/a.jpg").write_bytes(b"a")
+    (tmp_path / "secret.jpg").write_bytes(b"secret")
+    escapes = ["%2e%2e/secret.jpg", ".%2E/secret.jpg", "x/%2e./..%2Fsecret.jpg", "..\\secret.jpg"]
+    escapes += ["x%5C..%5C..%5Csecret.jpg", "../secret.jpg"]
+    table = write(tmp_path / "t.csv", [{"image": n, "text": "x"} for n in ["a.jpg", *escapes]])
+    handler = functools.partial(_Silent, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        root = f"http://127.0.0.1:{server.server_port}/pool"
+        found = rows_of(FileTable(path=table, root=root, image_column="image"))
+        server.shutdown()
+    assert found[0]["image_ref"]["digest"] == content_digest(b"a")
+    assert [row["file_error"] for row in found] == [None] + ["image_outside"] * len(escapes)
+    assert all(row["image_ref"] is None for row in found[1:])

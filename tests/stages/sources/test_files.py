@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -196,3 +197,36 @@ def test_s3(bucket: str) -> None:
         read(f"s3://{bucket}/d/aa.csv")
     with pytest.raises(SetupError, match="no file or folder"):
         read("s3://no-such-bucket-here/x.csv")
+
+
+def test_colons_in_a_local_name_join_no_stores(tmp_path: Path) -> None:
+    root = make(tmp_path, "d/std", "d/std::vector.csv", "d/a::b/c.csv")
+    assert csvs(f"{root}/d") == [
+        ("a::b/c.csv", f"{root}/d/a::b/c.csv"),
+        ("std::vector.csv", f"{root}/d/std::vector.csv"),
+    ]
+    with open_file(f"{root}/d/std::vector.csv") as stream:
+        assert stream.read() == b"d/std::vector.csv"  # and not the bytes of "std"
+
+
+def test_a_pipe_and_a_link_to_itself_are_no_tables(tmp_path: Path) -> None:
+    root = make(tmp_path, "d/a.csv")
+    os.mkfifo(tmp_path / "d/pipe.csv")
+    (tmp_path / "d/loop.csv").symlink_to("loop.csv")
+    (tmp_path / "d/dead.csv").symlink_to("nothing.csv")
+    assert csvs(f"{root}/d") == [("a.csv", f"{root}/d/a.csv")]
+
+
+def test_a_folder_that_cannot_be_listed_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make(tmp_path, "d/a.csv")
+    monkeypatch.chdir(tmp_path / "d")
+    for _ in range(17):  # beyond the longest path that the system takes
+        Path("n" * 250).mkdir()
+        os.chdir("n" * 250)
+    try:
+        with pytest.raises(SetupError, match="cannot be listed.*File name too long"):
+            csvs(f"{root}/d")
+    finally:
+        shutil.rmtree(tmp_path / "d" / ("n" * 250))

@@ -344,3 +344,25 @@ def test_a_second_medium_leaves_fingerprints_as_they_are(tmp_path: Path) -> None
         MediaFolder(path=str(tmp_path), also="image")
     with pytest.raises(RecipeError, match="media_extensions has 'wav', which is audio"):
         MediaFolder(path=str(tmp_path), media_extensions=("jpg", "wav"), also="audio")
+
+
+def test_a_name_with_colons_is_not_another_file(tmp_path: Path) -> None:
+    make(tmp_path, "m/std.jpg", "m/std.jpg::vector.jpg")
+    first, second = rows(MediaFolder(path=str(tmp_path / "m")))
+    assert second["path"] == "std.jpg::vector.jpg"
+    assert second["image_ref"]["digest"] == content_digest(b"bytes of m/std.jpg::vector.jpg")
+    assert first["image_ref"]["digest"] == content_digest(b"bytes of m/std.jpg")
+
+
+def test_captions_without_a_file_and_of_other_stores(tmp_path: Path) -> None:
+    make(tmp_path, "m/a.jpg")
+    os.mkfifo(tmp_path / "m/pipe")
+    table = tmp_path / "t.csv"
+    captions = MediaFolder(path=str(tmp_path / "m"), captions=str(table))
+    table.write_text("file,text\n,lost\n,lost too\npipe,x\na.jpg,one\n")
+    assert [row["text"] for row in rows(captions)] == ["one"]
+    store = fsspec.filesystem("memory")
+    store.pipe("/there.jpg", b"x")
+    table.write_text("file,text\nx::memory://there.jpg,a\n")
+    with pytest.raises(SetupError, match="none of its first files is below"):
+        captions.files()

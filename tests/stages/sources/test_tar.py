@@ -273,3 +273,36 @@ def test_hostile_bytes_are_an_error_with_an_offset_or_read_as_tarfile_reads_them
     except tarfile.TarError:
         pass
     assert found[: len(expected)] == expected
+
+
+def pax(*records: tuple[bytes, bytes]) -> bytes:
+    """A pax header, written by hand."""
+    body = b""
+    for key, value in records:
+        length = len(key) + len(value) + 3
+        while length != len(b"%d %s=%s\n" % (length, key, value)):
+            length = len(b"%d %s=%s\n" % (length, key, value))
+        body += b"%d %s=%s\n" % (length, key, value)
+    return header("pax", b"x", body)
+
+
+def header(name: str, kind: bytes, data: bytes) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.size, info.type = len(data), kind
+    return info.tobuf(tarfile.USTAR_FORMAT) + data + bytes(-len(data) % 512)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        pax((b"size", b"9" * 5000)),
+        pax((b"path", b"b.jpg")) * 3000,
+        header("long", b"L", b"b.jpg") * 3000,
+    ],
+    ids=["a size of 5000 digits", "3000 pax headers", "3000 long names"],
+)
+def test_headers_made_to_hurt_are_an_error_of_the_tar(tmp_path: Path, headers: bytes) -> None:
+    path = tmp_path / "a.tar"
+    path.write_bytes(headers + header("a.jpg", b"0", b"x") + bytes(1024))
+    with pytest.raises(ShardError, match="a.tar: broken tar: .*byte"):
+        walk(path)

@@ -12,6 +12,7 @@ import json
 import lzma
 import pickle
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import fsspec
@@ -539,3 +540,37 @@ def test_text_tables_are_read_from_an_object_store(s3_bucket: str, extension: st
     (found,) = source.files()
     urls = [u for batch in source.read(found) for u in batch.column("url").to_pylist()]
     assert urls == ["http://a/1", "http://a/2"]
+
+
+@pytest.mark.parametrize(("extension", "pack"), [(".bz2", bz2.compress), (".xz", lzma.compress)])
+def test_streams_behind_the_first_are_read_or_an_error(
+    tmp_path: Path, extension: str, pack: Callable[[bytes], bytes]
+) -> None:
+    path = tmp_path / f"t.csv{extension}"
+    streams = [pack(b"url,text\na,1\n"), pack(b"b,2\n" * 5_000), pack(b"c,3\n")]
+    path.write_bytes(streams[0] + bytes(8) + streams[1] + streams[2] + bytes(512))
+    assert rows(UrlTable(path=str(path))).num_rows == 5_002
+    path.write_bytes(streams[0] + b"XX" + streams[1][2:] + streams[2])
+    with pytest.raises(ShardError, match=r"line 3: the compressed data are cut or corrupt") as at:
+        rows(UrlTable(path=str(path)))
+    assert not at.value.retryable
+    path.write_bytes(streams[0] + streams[1][:-1])
+    with pytest.raises(ShardError, match="cut or corrupt: it ends within a stream"):
+        rows(UrlTable(path=str(path)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [("date", "0000-01-01"), ("timestamp", "0000-01-01 00:00:00"),
+     ("timestamp_utc", "9999-12-31 23:59:59-05:00")],
+)  # fmt: skip
+def test_times_that_python_has_not_stand_beside_bad_ones(
+    tmp_path: Path, kind: str, value: str
+) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(f"url,text,when\na,b,{value}\na,b,never\n")
+    table = rows(UrlTable(path=str(path), types={"when": kind}, bad_rows="null"))
+    whole = pa.array([value, None]).cast(table.schema.field("when").type)
+    assert table["when"].combine_chunks().equals(whole)
+    with pytest.raises(ShardError, match="line 3: when: 'never' is not a"):
+        rows(UrlTable(path=str(path), types={"when": kind}))

@@ -427,3 +427,10 @@ def test_without_also_all_is_as_it_was(tmp_path: Path) -> None:
     assert a["uid"] == row_uid("a", content_digest(b"picture a"))
     assert [m["extension"] for m in a["members"]] == ["flac"]
     assert_same_samples(path)
+
+
+def test_a_pickle_whose_name_goes_on_behind_a_nul_is_omitted(tmp_path: Path) -> None:
+    # Protocol 0: nothing in its bytes says what it is.
+    entries = [("a.jpg", b"x"), ("a.pickle\0\u00e9", pickle.dumps([1], protocol=0))]
+    (row,) = rows(WebDataset(path=write(tmp_path / "a.tar", entries)))
+    assert (row["members"], row["num_omitted_members"]) == ([], 1)
