@@ -41,9 +41,10 @@ def answer(analysis: Analysis) -> Answer:
     arm = plain(analysis.design.primary_arm, 60)
     rival = rival_of(analysis.design)
     measured = [c for c in found if c.verdict != "not measured"]
-    counts = {word: sum(c.verdict == word for c in found) for word in VERDICTS}
-    rest = _counted(found) or "nothing was named"
-    detail = f"Of {len(found)} primary contrasts, named before the run: {rest}."
+    detail = (
+        f"Of {len(found)} primary contrasts, named before the run: "
+        f"{_counted(found) or 'nothing was named'}."
+    )
     few = [c for c in measured if c.exploratory]
     if few:
         least = min(c.estimate.num_seeds for c in few)
@@ -51,7 +52,7 @@ def answer(analysis: Analysis) -> Answer:
     if not measured:
         return Answer(headline="Not measured", detail=detail, tone="open")
     prefix = "Exploratory: " if few else ""
-    better, worse = counts["better"], counts["worse"]
+    better, worse = (sum(c.verdict == word for c in found) for word in ("better", "worse"))
     if better == len(found):
         said, tone = f"{arm} beats {rival}", "good"
     elif worse == len(found):
@@ -245,12 +246,12 @@ def failure_lines(analysis: Analysis) -> Iterator[str]:
         yield f"{plain(arm, 80)}, {budget}x, seed {seed}: failed: {why}"
     open_: dict[tuple[str, int], list[int]] = {}
     not_run: dict[int, list[str]] = {}
+    for idle in results.arms:
+        if not idle.was_run:
+            not_run.setdefault(idle.budget, []).append(idle.name)
     for arm, budget, seed in results.missing(analysis.design.seeds):
-        found = results.arm(arm, budget)
-        if found is not None and found.was_run:
+        if arm not in not_run.get(budget, ()):
             open_.setdefault((arm, budget), []).append(seed)
-        elif arm not in not_run.setdefault(budget, []):
-            not_run[budget].append(arm)
     for (arm, budget), seeds in open_.items():
         named = "seed" if len(seeds) == 1 else "seeds"
         yield f"{plain(arm, 80)}, {budget}x, {named} {', '.join(map(str, seeds))}: no result"

@@ -207,6 +207,18 @@ def read_payload(references: pa.ChunkedArray) -> pa.Array:
     return pa.array(payloads, pa.large_binary())
 
 
+def read_at(handle: int, offset: int, length: int) -> bytes:
+    """Return bytes of an open file, fewer only where it ends. One call of the system reads 2 GiB at
+    most on Linux."""
+    found = os.pread(handle, length, offset)
+    while len(found) < length:
+        more = os.pread(handle, length - len(found), offset + len(found))
+        if not more:
+            break
+        found += more
+    return found
+
+
 def read_range(path: str, offset: int, length: int) -> bytes | None:
     """Return bytes of a local file or fsspec URL; None where they are gone."""
     try:
@@ -215,14 +227,7 @@ def read_range(path: str, offset: int, length: int) -> bytes | None:
             return bytes(filesystem.cat_file(name, start=offset, end=offset + length))
         handle = os.open(path, os.O_RDONLY)
         try:
-            found = os.pread(handle, length, offset)
-            # One call reads 2 GiB at most on Linux.
-            while len(found) < length:
-                more = os.pread(handle, length - len(found), offset + len(found))
-                if not more:
-                    break
-                found += more
-            return found
+            return read_at(handle, offset, length)
         finally:
             os.close(handle)
     except OSError:

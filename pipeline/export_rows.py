@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import pyarrow as pa
 from winnow.contracts.exporter import Exporter
 from winnow.contracts.identity import stable_hashes64
 from winnow.pipeline.arrow_files import from_file
-from winnow.pipeline.columns import ColumnSet, Patches, ShardReader, read_payload
+from winnow.pipeline.columns import ColumnSet, Patches, ShardReader, read_at, read_payload
 from winnow.pipeline.shards import Shard
 from winnow.pipeline.storage import Storage
 from winnow.pipeline.units import WorkerContext
@@ -98,21 +97,16 @@ class Spool:
         self._file.flush()
         number = self._file.fileno()
         values = [
-            _read(number, length, offset) if offset >= 0 else None
+            _whole(read_at(number, offset, length), length) if offset >= 0 else None
             for offset, length in zip(offsets.tolist(), lengths.tolist(), strict=True)
         ]
         return pa.array(values, pa.large_binary())
 
 
-def _read(number: int, length: int, offset: int) -> bytes:
-    """Return a stretch of a file. One call reads 2 GiB at most on Linux."""
-    found = os.pread(number, length, offset)
-    while len(found) < length:
-        more = os.pread(number, length - len(found), offset + len(found))
-        if not more:
-            msg = f"the spool ends {length - len(found):,} bytes early"
-            raise OSError(msg)
-        found += more
+def _whole(found: bytes, length: int) -> bytes:
+    if len(found) < length:
+        msg = f"the spool ends {length - len(found):,} bytes early"
+        raise OSError(msg)
     return found
 
 

@@ -78,8 +78,11 @@ class Supervisor:
             guilty += found
 
     def close(self) -> None:
-        """End the child and remove its scratch folder."""
-        self._end_child()
+        """End the child and remove its scratch folder; the next ``run`` starts another."""
+        if self._link is not None:
+            self._link.close()
+        self.leave()
+        self._child, self._link, self._scratch = None, None, None
 
     def leave(self) -> None:
         """End the child, if there is one, also in the middle of a unit, and remove its scratch
@@ -131,14 +134,14 @@ class Supervisor:
             return self._obituary()
         if kind == OUT_OF_MEMORY:
             suspects = self._suspects()
-            self._end_child()
+            self.close()
             return _Died("out of memory", True, suspects)
         assert isinstance(value, ShardError)
         raise value
 
     def _ensure_child(self, unit: Unit) -> Connection:
         if self._child is not None and self._child.poll() is not None:
-            self._end_child()
+            self.close()
         if self._link is None:
             ours, theirs = socket.socketpair()
             self._scratch = Path(
@@ -161,7 +164,7 @@ class Supervisor:
         assert self._child is not None
         code = self._child.wait()
         suspects = self._suspects()
-        self._end_child()
+        self.close()
         if code < 0:
             name = signal.Signals(-code).name
             return _Died(name, -code in CRASH_SIGNALS, suspects)
@@ -170,9 +173,3 @@ class Supervisor:
     def _suspects(self) -> Suspects | None:
         assert self._scratch is not None
         return Breadcrumb.read(self._scratch / BREADCRUMB)
-
-    def _end_child(self) -> None:
-        if self._link is not None:
-            self._link.close()
-        self.leave()
-        self._child, self._link, self._scratch = None, None, None

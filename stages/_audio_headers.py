@@ -158,6 +158,17 @@ def mp4_counts_are_possible(data: bytes, length: int | None = None) -> bool:
     return _counts_are_possible(data, 2 * (len(data) if length is None else length), unpack=True)
 
 
+def mp4_box(head: bytes, left: int) -> tuple[bytes, int, int]:
+    """Return a box's name, and how many bytes its header and the whole box take.
+
+    head: its first 16 bytes (ISO/IEC 14496-12, 4.2). left: bytes to the end of what it is in.
+    """
+    size, header = int.from_bytes(head[:4], "big"), 8
+    if size == 1:
+        size, header = int.from_bytes(head[8:16], "big"), 16
+    return head[4:8], header, max(size, 8) if size else left
+
+
 def _counts_are_possible(data: bytes, most: int, *, unpack: bool) -> bool:
     waiting = [(0, len(data))]
     for _ in range(_MAX_BOXES):
@@ -166,10 +177,8 @@ def _counts_are_possible(data: bytes, most: int, *, unpack: bool) -> bool:
         at, end = waiting.pop()
         if at + 8 > end:
             continue
-        size, name, body = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8], at + 8
-        if size == 1:
-            size, body = int.from_bytes(data[at + 8 : at + 16], "big"), at + 16
-        stop = min(end, at + max(size, 8)) if size else end
+        name, header, size = mp4_box(data[at : at + 16], end - at)
+        body, stop = at + header, min(end, at + size)
         waiting.append((stop, end))
         if name in _MP4_FOLDERS:
             waiting.append((body, stop))

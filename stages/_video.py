@@ -19,7 +19,7 @@ from av.container import InputContainer
 
 from winnow.contracts.media import MediaCaps
 from winnow.stages._audio_container import HOSTILE_AUDIO
-from winnow.stages._audio_headers import MP4_COUNTING, mp4_counts_are_possible
+from winnow.stages._audio_headers import MP4_COUNTING, mp4_box, mp4_counts_are_possible
 from winnow.stages.sources._files import open_file
 from winnow.stages.sources._media_refs import digest_of
 
@@ -180,10 +180,7 @@ def _tables_are_possible(window: Window, length: int) -> bool:
         head = window.read(16)
         if len(head) < 8:
             return True
-        size, name = int.from_bytes(head[:4], "big"), head[4:8]
-        if size == 1:
-            size = int.from_bytes(head[8:], "big")
-        size = max(size, 8) if size else length - at
+        name, _, size = mp4_box(head, length - at)
         if name in MP4_COUNTING:
             window.seek(at)
             box = window.read(min(size, _MAX_BOX_BYTES + 1))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
+import errno
 import glob
 import os
 import posixpath
@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, BinaryIO, cast
 
 import fsspec
@@ -19,6 +20,7 @@ from braceexpand import braceexpand
 from winnow.contracts.errors import RecipeError, SetupError
 from winnow.contracts.source import SourceFile
 
+_NO_FILE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EBADF, errno.ELOOP})
 _MAGIC = frozenset("*?[")
 _BUFFER_BYTES = 1 << 20
 _STAMPS = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created")
@@ -74,9 +76,11 @@ def token_of(info: Mapping[str, Any]) -> str:
 
 
 def local_info(path: str) -> dict[str, Any]:
-    """Return size and modification time (ns) of a local file, links followed; raises OSError."""
+    """Return size, modification time (ns) and type ("file" or "other") of a local file, links
+    followed; raises OSError."""
     stat = os.stat(path)  # noqa: PTH116 - a Path cannot be made of every file name
-    return {"size": stat.st_size, "mtime": stat.st_mtime_ns}
+    kind = "file" if S_ISREG(stat.st_mode) else "other"
+    return {"size": stat.st_size, "mtime": stat.st_mtime_ns, "type": kind}
 
 
 def find_files(
@@ -201,11 +205,21 @@ def _walk_local(root: str, matches: Matches) -> dict[str, str]:
         for name in names:
             if matches(name) and not _hidden([name]):
                 path = os.path.join(folder, name)  # noqa: PTH118 - undecodable names
-                # No dead link, nor one to itself, nor a pipe: opening it would wait for a writer.
-                if Path(path).is_file():
-                    with contextlib.suppress(FileNotFoundError):  # removed meanwhile
-                        files[path] = token_of(local_info(path))
+                if (info := _file_info(path)) is not None:
+                    files[path] = token_of(info)
     return files
+
+
+def _file_info(path: str) -> dict[str, Any] | None:
+    """Return what ``local_info`` says; None for a dead link, one to itself, what was removed
+    meanwhile, and a pipe, the opening of which would wait for a writer."""
+    try:
+        info = local_info(path)
+    except OSError as error:
+        if error.errno in _NO_FILE:
+            return None
+        raise
+    return info if info["type"] == "file" else None
 
 
 def _cannot_list(error: OSError) -> None:
