@@ -58,8 +58,9 @@ class DecodedImage:
     """One decoded image.
 
     pixels: first frame, EXIF orientation applied, in the mode that Pillow decoded it to
-        (so ``pixels.convert("L")`` equals what imagehash sees for an unrotated file). LAB is RGB;
-        every mode converts to L, RGB and RGBA.
+        (so ``pixels.convert("L")`` equals what imagehash sees for an unrotated file). LAB is RGB,
+        16-bit grey its upper 8 bits ("L"; "LA" with a transparent level), where imagehash sees it
+        clipped. Every mode converts to L, RGB and RGBA.
     format: Pillow's name ("JPEG", "PNG", "WEBP", "GIF", ...).
     exif_orientation: 1 to 8 as stored in the file; 1 where there is none.
     animated: more than one frame.  alpha: an alpha channel or a transparent palette entry.

@@ -27,7 +27,7 @@ from torchvision.transforms import Compose, Normalize
 from winnow.contracts.errors import SetupError
 from winnow.models.checkpoint import CONFIG_NAME, WEIGHTS_NAME, ModelFiles
 from winnow.models.devices import DTYPES, Precision, choose_device
-from winnow.models.pixels import on_white
+from winnow.models.pixels import eight_bits, on_white
 from winnow.models.tokenizer import MERGES_NAME, Tokenizer, write_merges
 
 _MAX_ASPECT = 16
@@ -71,9 +71,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     Pillow's own conversion drops the alpha channel and shows whatever colour lies under it, which
     is mostly black: on drawings with a transparent ground this changes the picture.
     """
-    image = on_white(image)
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    image = on_white(eight_bits(image))
     return image if image.mode == "RGB" else image.convert("RGB")
 
 

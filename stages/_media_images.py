@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from PIL import ExifTags, Image
 
 from winnow.contracts.media import DecodedImage, MediaCaps, MediaFailure
+from winnow.models.pixels import eight_bits
 
 Decoded = DecodedImage | MediaFailure
 
@@ -48,12 +49,13 @@ _UPRIGHT = {
 }
 """EXIF orientation -> what makes the picture upright (EXIF 2.32, tag 0x0112)."""
 
-_GREY_MODES = {"1", "L", "LA", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
+_GREY_MODES = {"1", "L", "LA", "I", "F"}
 _COLOUR_MODES = {"P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "HSV"}
 _MODES = _GREY_MODES | _COLOUR_MODES
-"""Modes of decoded pixels; each converts to "L", "RGB" and "RGBA". LAB, which does not, is RGB."""
+"""Modes of decoded pixels; each converts to "L", "RGB" and "RGBA". LAB, which does not, is RGB, and
+16-bit grey, which would be clipped, is its upper 8 bits."""
 
-BYTES_PER_PIXEL = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
+BYTES_PER_PIXEL = {"1": 1, "L": 1, "P": 1}
 """Of Pillow's modes in memory; 4 for all others."""
 
 _PALETTE_COLOURS = 256
@@ -102,7 +104,7 @@ def _decode(data: bytes, caps: MediaCaps, min_side: int | None) -> Decoded:
     alpha = image.has_transparency_data
     # After load(): a PNG may carry its EXIF behind the pixels.
     orientation = orientation if is_tiff else _orientation(image)
-    pixels: Image.Image = image.convert("RGB") if image.mode == "LAB" else image
+    pixels = eight_bits(image.convert("RGB") if image.mode == "LAB" else image)
     if pixels.mode not in _MODES:
         return "undecodable"
     if orientation != 1 and not is_tiff:

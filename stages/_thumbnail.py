@@ -7,6 +7,7 @@ import io
 from PIL import Image
 
 from winnow.contracts.media import MediaCaps
+from winnow.models.pixels import eight_bits
 from winnow.stages import _media_images
 
 SIDE = 132
@@ -40,7 +41,8 @@ def _thumbnail(data: bytes, side: int, max_pixels: int) -> bytes | None:
     image.load()
     if image.width * image.height > max_pixels:
         return None
-    small = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    small = eight_bits(image)
+    small = small.convert("RGBA" if small.has_transparency_data else "RGB")
     small.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
     if small.mode == "RGBA":
         white = Image.new("RGBA", small.size, "white")

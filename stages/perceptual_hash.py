@@ -111,7 +111,7 @@ class _Reduced(NamedTuple):
     thumbnail: Bytes
 
 
-@register_stage("perceptual_hash", version=3)
+@register_stage("perceptual_hash", version=4)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PerceptualHash(Stage):
     """Fingerprint each image for near-duplicate search.
@@ -119,7 +119,8 @@ class PerceptualHash(Stage):
     Reads:   image: large_binary, encoded bytes; null where the download failed.
     Writes:  phash: uint64, if asked for. imagehash.phash of the upright image, bit for bit
                  (``f"{phash:016x}" == str(imagehash.phash(image))``); of the image on white where
-                 it has transparency. Of a JPEG: see ``jpeg_decode``.
+                 it has transparency. Of a JPEG: see ``jpeg_decode``. 16-bit grey is read as its
+                 upper 8 bits, where imagehash clips it at 255 (a depth map is all white then).
              dhash: uint64, if asked for. imagehash.dhash, likewise.
              thumbnail: fixed_size_binary(192), 8x8 RGB bytes in raster order: mean colour of each
                  cell, transparency on white. A second signal beside the hash.

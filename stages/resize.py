@@ -14,7 +14,7 @@ from winnow.contracts.media import DecodedImage, Media
 from winnow.contracts.parameters import result
 from winnow.contracts.registry import register_stage
 from winnow.contracts.stage import Stage
-from winnow.models.pixels import on_white
+from winnow.models.pixels import eight_bits, on_white
 from winnow.stages._media import quiet_pillow
 
 Mode = Literal["no", "border", "keep_ratio", "keep_ratio_largest", "center_crop"]
@@ -39,7 +39,7 @@ _RESAMPLING = {
 _PILLOW_FORMAT = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
 _DEFAULT_QUALITY = {"jpg": 95, "png": 6, "webp": 95}
 _QUALITY_RANGE = {"jpg": (1, 100), "png": (0, 9), "webp": (1, 100)}
-_GREY_MODES = ("1", "L", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+_GREY_MODES = ("1", "L", "I", "F")
 
 
 class Geometry(NamedTuple):
@@ -89,7 +89,7 @@ def _offset(length: int, final: int) -> int:
 
 def flatten(image: Image.Image) -> Image.Image:
     """Return an "L" or "RGB" image; transparency on white."""
-    image = on_white(image)
+    image = on_white(eight_bits(image))
     mode = "L" if image.mode in _GREY_MODES else "RGB"
     return image if image.mode == mode else image.convert(mode)
 
@@ -108,14 +108,15 @@ def encode(image: Image.Image, encode_format: EncodeFormat, quality: int) -> byt
     return out.getvalue()
 
 
-@register_stage("resize", version=1)
+@register_stage("resize", version=2)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resize(Stage):
     """Resize and re-encode each image.
 
     Reads:   image: large_binary, encoded bytes; null where the download failed.
     Writes:  resized_image: large_binary, encoded as ``encode_format``: upright, 8-bit grey or RGB,
-                 transparency on white, first frame, no metadata and no colour profile.
+                 transparency on white, 16-bit grey as its upper 8 bits,
+                 first frame, no metadata and no colour profile.
              resized_width, resized_height: int32, pixels.
              resize_error: string; null, or "missing" (null bytes) | "too_large" (over the recipe's
                  pixel cap) | "undecodable" (unknown format, damaged, truncated) |

@@ -128,8 +128,30 @@ def test_pixels_are_what_imagehash_sees(mode: str) -> None:
     else:
         image = noise().convert("RGBA" if mode == "LA" else "RGB").convert(mode)
     data = encoded(image, "TIFF" if mode in ("CMYK", "F") else "PNG")
-    with Image.open(io.BytesIO(data)) as reference:
+    with Image.open(io.BytesIO(data)) as opened:
+        reference: Image.Image = opened
+        if mode == "I;16":  # imagehash would clip it at 255
+            reference = Image.fromarray((np.asarray(opened) // 256).astype(np.uint8))
         assert imagehash.phash(decoded(data).pixels) == imagehash.phash(reference)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_16_bit_grey_is_its_upper_8_bits(kind: str) -> None:
+    """As Pillow reads 16-bit colour; clipped at 255, a depth map or an X-ray would be white."""
+    levels = (np.arange(48 * 40, dtype=np.uint32).reshape(40, 48) * 34).astype(np.uint16)
+    found = decoded(encoded(Image.fromarray(levels), kind))
+    assert (found.pixels.mode, found.alpha) == ("L", False)
+    assert np.array_equal(np.asarray(found.pixels), levels // 256)
+
+
+def test_a_transparent_level_of_16_bit_grey_is_exact() -> None:
+    """Level 0x1234 is clear; 0x1235, the same in 8 bits, is not."""
+    levels = np.array([[0x1234, 0x1235], [0xFFFF, 0]], np.uint16)
+    found = decoded(encoded(Image.fromarray(levels), "PNG", transparency=0x1234))
+    assert (found.pixels.mode, found.alpha) == ("LA", True)
+    grey_and_alpha = np.asarray(found.pixels)
+    assert grey_and_alpha[..., 1].tolist() == [[0, 255], [255, 255]]
+    assert grey_and_alpha[..., 0].tolist() == [[0x12, 0x12], [0xFF, 0]]
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])

@@ -96,6 +96,12 @@ def test_every_mode_becomes_grey_or_rgb(mode: str) -> None:
     assert flatten(image).mode == ("L" if mode in ("1", "L", "I;16", "F") else "RGB")
 
 
+def test_16_bit_grey_keeps_its_levels() -> None:
+    levels = (np.arange(64, dtype=np.uint16) * 1000).reshape(8, 8)
+    (row,) = run(Resize(mode="no", encode_format="png"), encoded(Image.fromarray(levels)))
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(row["resized_image"]))), levels // 256)
+
+
 def test_transparency_goes_on_white() -> None:
     half = Image.new("RGBA", (8, 8), (0, 0, 0, 128))
     (row,) = run(Resize(mode="no", encode_format="png"), encoded(half))

@@ -106,3 +106,10 @@ def test_damaged_bytes_never_raise(data: bytes, damage: list[tuple[int, int]]) -
         broken[at % len(broken)] = value
     found = thumbnail(bytes(broken))
     assert found is None or found.startswith(b"\xff\xd8")
+
+
+def test_16_bit_grey_keeps_its_levels() -> None:
+    dark = Image.fromarray(np.full((20, 20), 50 * 256, np.uint16))
+    found = thumbnail(encoded(dark, "PNG"))
+    assert found is not None
+    assert np.abs(np.asarray(Image.open(io.BytesIO(found))).astype(int) - 50).max() <= 2
