@@ -138,7 +138,7 @@ class _Run:
         self._train_scorers()
         self._annotate_scores()
         step = "selections"
-        self.progress.start(step, len(chosen))
+        self.progress.start(step, len(chosen), "selections")
         made, randoms = {}, {}
         recipes = {arm.name: self.recipes.arm(arm) for arm in chosen}
         for arm in chosen:
@@ -199,7 +199,8 @@ class _Run:
         if not units:
             return {}
         step = f"{len(units)} trials" if len(units) > 1 else "1 trial"
-        self.progress.start(step, sum(u.spec.num_samples for u in units.values()))
+        num_samples = sum(unit.spec.num_samples for unit in units.values())
+        self.progress.start(step, num_samples, "samples")
         together = [u for u in units.values() if u.group_size > 1]
         alone = [u for u in units.values() if u not in together]
         failures = self._drive(together, step) + self._drive(alone, step)

@@ -19,13 +19,13 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-from winnow.pipeline.progress import LogProgress, Progress
+from winnow.pipeline.progress import LogProgress, Progress, rate_words
 
 
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text(f"{speed:,.0f} rows/s" if speed else "")
+        return Text(f"{rate_words(speed)} {task.fields['unit']}/s" if speed else "")
 
 
 class BarProgress(Progress):
@@ -55,8 +55,8 @@ class BarProgress(Progress):
     ) -> None:
         self._bars.stop()
 
-    def start(self, step: str, total: int) -> None:
-        self._tasks[step] = self._bars.add_task(_short(step), total=total or None)
+    def start(self, step: str, total: int, unit: str = "rows") -> None:
+        self._tasks[step] = self._bars.add_task(_short(step), total=total or None, unit=unit)
 
     def advance(self, step: str, rows: int) -> None:
         self._bars.advance(self._tasks[step], rows)

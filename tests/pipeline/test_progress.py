@@ -6,7 +6,8 @@ import logging
 
 import pytest
 
-from winnow.pipeline.progress import LogProgress, Progress
+from winnow.pipeline import progress as module
+from winnow.pipeline.progress import LogProgress, Progress, duration_words, rate_words
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -35,7 +36,44 @@ def test_a_long_step_is_told_with_its_rate_and_what_is_left(
     progress.advance("a", 60)
     assert "a: 40 of 100 rows, " in lines(caplog)[1]
     assert lines(caplog)[2].startswith("a: 100 of 100 rows, ")
-    assert lines(caplog)[2].endswith(" rows/s, 0 s left")
+    assert lines(caplog)[2].endswith("/s, 0 s left")
+
+
+def test_a_long_step_has_its_recent_rate_and_fewer_lines(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An hour of nothing, then 100 samples a second: what is left goes by the last lines."""
+    caplog.set_level(logging.INFO, "winnow.pipeline.progress")
+    now = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    progress = LogProgress(every_s=10.0)
+    progress.start("2 trials", 1_000_000, "samples")
+    now[0] = 3600.0
+    for _ in range(3600):
+        now[0] += 1.0
+        progress.advance("2 trials", 100)
+    found = lines(caplog)[1:]
+    assert 60 <= len(found) <= 62
+    assert found[-1].startswith("2 trials: 3")
+    assert " samples, 100/s, 1 h 4" in found[-1]
+    progress.finish("2 trials")
+    assert lines(caplog)[-1] == "2 trials: done, 360,000 samples in 2 h 00 min"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0, "0 s"), (119.4, "119 s"), (120, "2 min"), (3540, "59 min"), (3599, "1 h 00 min"),
+     (11_100, "3 h 05 min"), (4_000_000, "1,111 h 07 min")],
+)  # fmt: skip
+def test_durations(seconds: float, words: str) -> None:
+    assert duration_words(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("rate", "words"), [(0.04, "0.04"), (0.251, "0.25"), (8.13, "8.1"), (1234.4, "1,234")]
+)
+def test_rates_keep_two_digits(rate: float, words: str) -> None:
+    assert rate_words(rate) == words
 
 
 def test_a_step_that_nobody_began_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
