@@ -140,17 +140,29 @@ class _Chooser:
         self._draws_BT = None if seeds is None else seeded_draws(sampling, seeds, len(seeds))
         self._tokens: list[torch.Tensor] = []
         self._logs: list[torch.Tensor] = []
+        self._only_BV: torch.Tensor | None = None
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         step = len(self._tokens)
         draws_B = None if self._draws_BT is None else self._draws_BT[:, step]
-        broken_B = scores.isnan().any(dim=1)
-        logits_BV = scores.masked_fill(broken_B[:, None], 0.0)
-        tokens_B, logs_B = choose_tokens(logits_BV, self._sampling, draws_B)
+        # One that is nan is told by the sum of all: each pass over the vocabulary counts.
+        broken_B = scores.sum(dim=1).isnan()
+        if broken_B.any():
+            scores = scores.masked_fill(broken_B[:, None], 0.0)
+        tokens_B, logs_B = choose_tokens(scores, self._sampling, draws_B)
+        logs_B = logs_B.masked_fill(broken_B, torch.nan)
+        only_BV = self._all_but(tokens_B, scores)
         self._tokens.append(tokens_B)
-        self._logs.append(logs_B.masked_fill(broken_B, torch.nan))
-        only_BV = torch.full_like(scores, -torch.inf)
-        return only_BV.scatter_(1, tokens_B[:, None], 0.0)
+        self._logs.append(logs_B)
+        return only_BV
+
+    def _all_but(self, tokens_B: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Return scores that leave one token a row; written anew only where they change."""
+        if self._only_BV is None or self._only_BV.shape != scores.shape:
+            self._only_BV = torch.full_like(scores, -torch.inf)
+        else:
+            self._only_BV.scatter_(1, self._tokens[-1][:, None], -torch.inf)
+        return self._only_BV.scatter_(1, tokens_B[:, None], 0.0)
 
     def rows(self, ends: frozenset[int]) -> Iterator[tuple[list[int], list[float], bool]]:
         """Yield each row's tokens up to its first end, their logarithms, whether it ended."""

@@ -229,10 +229,12 @@ class Caption(Stage):
 
     @property
     def batch_rows(self) -> int | None:
-        """Whole batches, for a model whose last bits depend on their shape."""
+        """Whole batches, for a model whose last bits depend on their shape; two at least, so that one
+        is prepared while another is written."""
         if self.engine == "endpoint":
             return None
-        return MOST_ON_GPU if isinstance(self.batch_size, str) else self.batch_size
+        size = MOST_ON_GPU if isinstance(self.batch_size, str) else self.batch_size
+        return max(2, 2 * MOST_ON_GPU // size) * size
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -276,7 +276,7 @@ def test_auto_halves_until_the_memory_holds_a_batch(make: Any) -> None:
     captioner = Limited(state.captioner, most=4)
     options = auto.setup(WorkerOptions()).options
     worker = LocalWorker(captioner, options, digest=stage.model_digest())
-    assert auto.batch_rows == worker.size == 128
+    assert (auto.batch_rows, worker.size) == (256, 128)
     many = batch([IMAGES[i % 10] for i in range(130)], [bytes([i]) * 16 for i in range(130)])
     out = annotate(auto, worker, many)
     assert captioner.sizes[:5] == (128, 64, 32, 16, 8)
