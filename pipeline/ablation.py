@@ -22,8 +22,9 @@ from winnow.pipeline.recipe import Recipe
 from winnow.pipeline.run import RunOptions, run_recipe
 from winnow.pipeline.storage import Storage
 from winnow.pipeline.study import ArmEntry, Study
-from winnow.pipeline.study_checks import check_apart, check_sets
+from winnow.pipeline.study_checks import check_apart, check_judged, check_sets
 from winnow.pipeline.study_describe import check_described, describe
+from winnow.pipeline.study_models import named_models
 from winnow.pipeline.study_plan import choose_arms, plan_study
 from winnow.pipeline.study_settings import Learned, Scorer
 from winnow.pipeline.trial import Exported, TrialSpec, exported
@@ -117,6 +118,8 @@ class _Run:
         self.storage = Storage(options.workspace)
         self.recipes = Recipes(study)
         self._stack = stack
+        self._own: list[tuple[str, Exported]] = []
+        """What models of a recipe of their own learned from; stages use them on the pool."""
         self.may_train = may_train
 
     def prepare(self, arms: Sequence[str], seeds: Sequence[int], controls: bool) -> Prepared:
@@ -135,7 +138,7 @@ class _Run:
         pool_rows = self._annotate()
         if pool_rows >= AUTO_RAY_ROWS and self.options.executor == "auto":
             self._hold_ray()
-        self._train_scorers()
+        self._train_scorers(sets)
         self._annotate_scores()
         step = "selections"
         self.progress.start(step, len(chosen), "selections")
@@ -151,6 +154,7 @@ class _Run:
             self.progress.advance(step, 1)
         self.progress.finish(step)
         check_apart(self.storage, sets, [*made.values(), *randoms.values()])
+        check_judged(self.storage, self._own, made.values())
         # All arms have the same columns.
         check_described(self.storage, self.study.settings.describe, next(iter(made.values())))
         prepared = Prepared(sets=sets, arms=made, randoms=randoms, pool_rows=pool_rows)
@@ -241,6 +245,8 @@ class _Run:
             trainer = self.study.model_trainer(name, learned)
             specs = [self._spec(self.recipes.model(name, f), model, trainer) for f in folds]
             check_apart(self.storage, sets, [spec.train for spec in specs])
+            if model.recipe is not None and name in set(named_models(self.study.settings.stages)):
+                self._own += [(name, spec.train) for spec in specs]
             labels = [
                 f"the model {name}{'' if f is None else f', without fold {f}'}" for f in folds
             ]
@@ -283,7 +289,7 @@ class _Run:
             )
             raise SetupError(msg)
 
-    def _train_scorers(self) -> None:
+    def _train_scorers(self, sets: tuple[Exported, ...]) -> None:
         """Train one model per fold of every scorer that has folds."""
         folders: dict[str, list[str]] = {}
         specs: dict[str, TrialSpec] = {}
@@ -296,6 +302,7 @@ class _Run:
                 spec = self._spec(self.recipes.fold(key, scorer, fold), scorer, trainer)
                 specs[f"scorer {key}, without fold {fold}"] = spec
                 folders.setdefault(key, []).append(self.storage.path(spec.checkpoint))
+        check_apart(self.storage, sets, [spec.train for spec in specs.values()])
         self._train_first(specs)
         self.recipes = Recipes(self.study, folders, self.recipes.manifests, self.recipes.learned)
 

@@ -21,6 +21,7 @@ from winnow.contracts.registry import EVALUATIONS, TRAINERS, Registry
 from winnow.contracts.trial import Evaluation, Trainer
 from winnow.pipeline.recipe import load_recipe, override
 from winnow.pipeline.study_models import Folders, named_models, training_order
+from winnow.pipeline.study_rules import apart_mistakes, judge_mistakes, primary_mistakes
 from winnow.pipeline.study_settings import (
     ORACLE,
     Arm,
@@ -156,6 +157,9 @@ class _Checker:
         if primary is not None and primary.against and primary.against not in names:
             self._mistake(("primary", "against"), f"there is no arm {primary.against!r}", names)
         self._check_models()
+        rules = (primary_mistakes, judge_mistakes, apart_mistakes)
+        for place, said in itertools.chain.from_iterable(rule(settings) for rule in rules):
+            self._mistake(place, said, [])
         for name, arm in settings.arms.items():
             if arm.scorer and arm.scorer not in settings.scorers:
                 said = f"there is no scorer {arm.scorer!r}"

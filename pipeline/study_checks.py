@@ -44,6 +44,27 @@ def check_apart(storage: Storage, sets: Sequence[Exported], trained_on: Iterable
         _refuse_overlap(held, _identities(storage, data))
 
 
+def check_judged(
+    storage: Storage, learned: Sequence[tuple[str, Exported]], arms: Iterable[Exported]
+) -> None:
+    """Refuse arms with rows, or pictures of equal bytes, that trained a model which judged them.
+
+    learned: what each model learned from whose recipe is not the study's.
+    """
+    held = [(name, _identities(storage, data)) for name, data in learned]
+    for data in {d.digest: d for d in arms}.values() if held else ():
+        theirs = _identities(storage, data)
+        for name, own in held:
+            shared, what = _shared(own, theirs)
+            if shared:
+                msg = (
+                    f"{shared} {what} of {data.name} trained the model {name}, which judges or "
+                    "describes them; take them out of its recipe, or train it on the pool with "
+                    "folds"
+                )
+                raise SetupError(msg)
+
+
 def _rows(storage: Storage, data: Exported, columns: Sequence[str]) -> pa.Table:
     file = storage.parquet(f"{data.folder}/manifest.parquet")
     text = ["text"] if "text" in file.schema_arrow.names else []
@@ -87,14 +108,21 @@ def _identities(storage: Storage, data: Exported) -> _Identities:
 
 def _refuse_overlap(held: Iterable[_Identities], data: _Identities) -> None:
     for other in held:
-        for column in [c for c in _IDENTITIES if c in other.columns and c in data.columns]:
-            found = pc.is_in(data.columns[column], value_set=other.columns[column])
-            shared = pc.sum(found).as_py() or 0
-            if shared:
-                what = "rows" if column == "uid" else "pictures of equal bytes"
-                msg = (
-                    f"{shared} {what} of {data.name} are in the {other.name} set too: a model "
-                    "would be measured on what it learned. Divide the pool with the stage `split`, "
-                    "or drop the rows that the stage `near_evaluation` finds"
-                )
-                raise SetupError(msg)
+        shared, what = _shared(other, data)
+        if shared:
+            msg = (
+                f"{shared} {what} of {data.name} are in the {other.name} set too: a model "
+                "would be measured on what it learned. Divide the pool with the stage `split`, "
+                "or drop the rows that the stage `near_evaluation` finds"
+            )
+            raise SetupError(msg)
+
+
+def _shared(one: _Identities, other: _Identities) -> tuple[int, str]:
+    """Return how many rows of ``other`` are in ``one``, and what is equal in them."""
+    for column in [c for c in _IDENTITIES if c in one.columns and c in other.columns]:
+        found = pc.is_in(other.columns[column], value_set=one.columns[column])
+        shared = pc.sum(found).as_py() or 0
+        if shared:
+            return int(shared), "rows" if column == "uid" else "pictures of equal bytes"
+    return 0, ""

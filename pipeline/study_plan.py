@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from winnow.contracts.errors import SetupError
+from winnow.contracts.errors import RecipeError, SetupError
 from winnow.contracts.model_names import TRAINED_PREFIX
 from winnow.pipeline.arms import Recipes, shared_columns
 from winnow.pipeline.plan import Plan, make_plan
 from winnow.pipeline.study import ArmEntry, Study
+from winnow.pipeline.study_rules import apart_unread, described_filters, judge_warnings
 
 STAND_IN = "tiny"
 """The packaged model stands in for scorers that are not trained yet."""
@@ -45,8 +46,10 @@ def plan_study(study: Study, chosen: Sequence[ArmEntry]) -> StudyPlan:
         name: make_plan(recipes.evaluation(name)) for name in study.settings.evaluation
     }
     arms = {arm.name: make_plan(recipes.arm(arm)) for arm in chosen}
+    pool = make_plan(recipes.base())
+    _check_rules(study, arms, pool)
     plain = [arms[arm.name].recipe for arm in chosen if not arm.is_oracle]
-    warnings = []
+    warnings = list(judge_warnings(study.settings))
     for name, rows in study.settings.evaluation.items():
         shared = shared_columns(sets[name].recipe, plain) if rows.recipe is None else []
         if shared:
@@ -54,7 +57,20 @@ def plan_study(study: Study, chosen: Sequence[ArmEntry]) -> StudyPlan:
                 f"the {name} set was chosen by {', '.join(shared)}, which an arm filters by too: "
                 "it favours that arm"
             )
-    return StudyPlan(arms=arms, sets=sets, pool=make_plan(recipes.base()), warnings=tuple(warnings))
+    return StudyPlan(arms=arms, sets=sets, pool=pool, warnings=tuple(warnings))
+
+
+def _check_rules(study: Study, arms: Mapping[str, Plan], pool: Plan) -> None:
+    missing = apart_unread(study.settings, pool)
+    if missing:
+        msg = (
+            f"{study.file}: apart reads {', '.join(missing)}, which nothing in the pool writes; "
+            "add the stage perceptual_hash to its recipe"
+        )
+        raise RecipeError(msg)
+    for said in described_filters(study.settings, arms, pool):
+        msg = f"{study.file}: {said}"
+        raise RecipeError(msg)
 
 
 def choose_arms(study: Study, names: Sequence[str]) -> list[ArmEntry]:

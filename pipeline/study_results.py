@@ -113,6 +113,8 @@ def study_lines(
     for name, found in plan.sets.items():
         yield f"{name} set: {_filters(found)}"
     yield f"pool: {settings.recipe}: {_filters(plan.pool)}"
+    if settings.apart is not None:
+        yield "apart: rows whose pictures resemble one of an evaluation set leave the pool"
     for key in study.models:
         yield _model_line(key, settings.models[key])
     for key, scorer in settings.scorers.items():

@@ -78,7 +78,7 @@ def test_a_split_keeps_the_parts_apart(tmp_path: Path) -> None:
         evaluation={"test": {"keep": ["decodable"], "add": {"part": {**part, "parts": ["test"]}}}},
         trial={"use": "contrastive", "model": "nano", "batch_size": 8, "device": "cpu"},
         arms={"raw": {"keep": [], "random": False}},
-        primary={"arm": "raw", "metrics": ["retrieval.mean_recall@1"]},
+        primary=None,
         samples_seen=8,
     )
     outcome = run_study(
@@ -170,3 +170,49 @@ def test_look_alikes_of_evaluation_pictures_leave_the_pool_for_all_arms(tmp_path
     assert "copy.png" not in kept["path"].to_pylist()
     assert set(kept["near_evaluation"].to_pylist()) == {False}
     assert 0 < len(kept) < 49
+
+
+def _copied_part(folder: Path, count: int) -> str:
+    """A recipe of ``count`` pictures of the pool, with their captions."""
+    write_study(folder)
+    (folder / "own").mkdir()
+    for name in sorted((folder / "pool").iterdir())[: 2 * count]:
+        (folder / "own" / name.name).write_bytes(name.read_bytes())
+    recipe = {**RECIPE, "source": {"use": "folder", "path": str(folder / "own")}}
+    (folder / "own.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+    return "own.yaml"
+
+
+def test_rows_that_trained_a_model_that_judges_them(tmp_path: Path) -> None:
+    own = _copied_part(tmp_path, 12)
+    study = write_study(
+        tmp_path,
+        stages={"score": {"use": "clip_score", "model": "trained:judge", "column": "score"}},
+        models={"judge": {"recipe": own, "keep": ["decodable"], "samples_seen": 16,
+                          "trial": {"batch_size": 8}}},
+    )  # fmt: skip
+    options = RunOptions(workspace=str(tmp_path / "w"), executor="inprocess")
+    said = "12 pictures of equal bytes of raw trained the model judge|12 rows of raw trained"
+    with pytest.raises(RunError, match=said):
+        run_study(load_study(study), options, arms=["raw"])
+
+
+def test_a_scorer_s_rows_are_held_against_the_evaluation_sets(tmp_path: Path) -> None:
+    """The arm has calm captions only; the scorer learns from every row, the shared one too."""
+    write_study(tmp_path)
+    source = tmp_path / "test" / "000.png"
+    (tmp_path / "pool" / "copy.png").write_bytes(source.read_bytes())
+    (tmp_path / "pool" / "copy.txt").write_text("CLICK HERE")
+    calm = {"use": "where", "expression": 'text != "CLICK HERE"', "on_null": "drop"}
+    study = write_study(
+        tmp_path,
+        stages={"fold": {"use": "split", "parts": {"0": 0.5, "1": 0.5}, "column": "fold",
+                         "near_duplicates": False}},
+        scorers={"own": {"column": "own_score", "folds": 2, "samples_seen": 16,
+                         "keep": ["decodable"]}},
+        arms={"curated": {"keep": ["decodable"], "add": {"calm": calm}}},
+    )  # fmt: skip
+    options = RunOptions(workspace=str(tmp_path / "w"), executor="inprocess")
+    with pytest.raises(RunError, match="1 pictures of equal bytes of .* are in the test set too"):
+        run_study(load_study(study), options)
+    assert not (tmp_path / "w" / "trials").exists()
