@@ -26,6 +26,7 @@ from winnow.pipeline.study_checks import check_apart, check_judged, check_sets
 from winnow.pipeline.study_describe import check_described, describe
 from winnow.pipeline.study_models import named_models
 from winnow.pipeline.study_plan import choose_arms, plan_study
+from winnow.pipeline.study_record import Record, record_design
 from winnow.pipeline.study_settings import Learned, Scorer
 from winnow.pipeline.trial import Exported, TrialSpec, exported
 from winnow.pipeline.trial_unit import TrialUnit
@@ -71,6 +72,7 @@ class Outcome:
 
     prepared: Prepared
     trials: list[TrialEntry]
+    record: Record = Record()
     failures: dict[str, str] = field(default_factory=dict)
 
 
@@ -97,11 +99,12 @@ def run_study(
         seeds, budgets = seeds or study.settings.seeds, budgets or study.settings.budgets
         prepared = run.prepare(arms, seeds, controls)
         trials = run.grid(prepared, seeds, budgets)
+        record = record_design(run.storage, study)
         if not train:
             trials = [t for t in trials if run.is_done(t, prepared.sets)]
         names = {t.spec.fingerprint(): t.name for t in trials}
         failures = run.train([t.spec for t in trials], prepared.sets, names)
-    return Outcome(prepared=prepared, trials=trials, failures=failures)
+    return Outcome(prepared=prepared, trials=trials, record=record, failures=failures)
 
 
 class _Run:

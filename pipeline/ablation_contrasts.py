@@ -22,7 +22,9 @@ from winnow.pipeline.statistics import (
     verdict,
 )
 
-Role = Literal["primary", "control", "raw", "model", "peak", "slice"]
+Role = Literal["primary", "control", "raw", "model", "without", "peak", "slice"]
+_WITHOUT = "-without:"
+"""Stands between an arm and the filter that its leave-one-out arm is without."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,7 +33,8 @@ class Pair:
 
     role: "primary" is the primary arm against random of its size, or against the arm that the study
     names; "control" an arm against random of its size, where that is not primary; "raw" an arm
-    against the raw pool; "model" another trainer on the same rows; "peak" a fraction against an end
+    against the raw pool; "model" another trainer on the same rows; "without" an arm
+    that leaves one filter out against the arm that has it; "peak" a fraction against an end
     of its curve; "slice" the primary arm against random on one
     slice. other "": nothing to compare with.
     """
@@ -123,6 +126,11 @@ class Analysis:
     def models(self) -> list[Contrast]:
         """The contrasts of trainers on the same rows."""
         return [c for c in self.contrasts if c.pair.role == "model"]
+
+    @property
+    def left_out(self) -> list[Contrast]:
+        """The contrasts of arms that leave one filter out, as far as such arms were run."""
+        return [c for c in self.contrasts if c.pair.role == "without" and c.estimate.num_seeds]
 
     @property
     def headlines(self) -> list[Contrast]:
@@ -269,10 +277,19 @@ def _arm_pairs(
     raw = results.arm(design.raw_arm, arm.budget)
     if not is_point and raw is not None and raw.trainer == arm.trainer:
         yield Pair(metric=metric, budget=arm.budget, role="raw", arm=arm.name, other=design.raw_arm)
+    whole = _whole_arm(results, arm)
+    if whole is not None:
+        yield Pair(metric=metric, budget=arm.budget, role="without", arm=arm.name, other=whole.name)
     first = results.arm(design.primary_arm, arm.budget)
     base = None if first is None else results.same_rows(arm, first.trainer)
     if base is not None:
         yield Pair(metric=metric, budget=arm.budget, role="model", arm=arm.name, other=base.name)
+
+
+def _whole_arm(results: Results, arm: Arm) -> Arm | None:
+    """Return the arm that a leave-one-out arm leaves something out of."""
+    name, mark, _ = arm.name.partition(_WITHOUT)
+    return results.arm(name, arm.budget) if mark else None
 
 
 def _slice_pairs(design: Design, results: Results) -> Iterator[Pair]:

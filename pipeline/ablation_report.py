@@ -170,6 +170,8 @@ def _text(analysis: Analysis) -> Iterator[str]:
         yield f"  {words.contrast_sentence(analysis, contrast)}"
     for contrast in analysis.models:
         yield f"  {words.contrast_sentence(analysis, contrast)}"
+    for contrast in analysis.left_out:
+        yield f"  {words.contrast_sentence(analysis, contrast)}"
     yield from (f"  {line}" for line in words.peak_lines(analysis))
     heading = ["arm", "rows", "repeats", "seeds", "test mean", "sd", "random of its size"]
     heading += ["arm - random", "p", "verdict", "arm - raw", "verdict"]
@@ -197,10 +199,11 @@ def reading(analysis: Analysis) -> str:
     )
     return (
         f"Intervals: t over seeds, paired by initialisation, the variance over paired items added. "
-        f"All {total} contrasts were named before the run and are corrected as one table (Holm): "
+        f"All {total} contrasts that the study names are corrected as one table (Holm): "
         f"the chance of any false verdict in it is at most {100 * design.alpha:g} %. "
         f"{shared if heads else ''}{needed}A round bracket at 0: Holm's steps exclude 0, the wider "
         "simultaneous interval alone would not. sd: over seeds."
+        f"{' ' if design.record else ''}{design.record}"
     )
 
 
@@ -244,6 +247,7 @@ def _page(analysis: Analysis, drawn: Sequence[Picture]) -> str:
         pictures={p.name: {"alt": p.alt, "svg": _inline(p)} for p in drawn},
         headlines=[words.contrast_sentence(analysis, c) for c in analysis.headlines],
         models=[words.contrast_sentence(analysis, c) for c in analysis.models],
+        left_out=[words.contrast_sentence(analysis, c) for c in analysis.left_out],
         peaks=list(words.peak_lines(analysis)),
         slices=slices[:MAX_SLICES],
         num_slices=len(slices),

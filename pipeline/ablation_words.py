@@ -42,7 +42,7 @@ def answer(analysis: Analysis) -> Answer:
     rival = rival_of(analysis.design)
     measured = [c for c in found if c.verdict != "not measured"]
     detail = (
-        f"Of {len(found)} primary contrasts, named before the run: "
+        f"Of {len(found)} primary contrasts, {analysis.design.named}: "
         f"{_counted(found) or 'nothing was named'}."
     )
     few = [c for c in measured if c.exploratory]
@@ -51,7 +51,7 @@ def answer(analysis: Analysis) -> Answer:
         detail += f" Exploratory: {least} seeds in common, and a headline needs 5."
     if not measured:
         return Answer(headline="Not measured", detail=detail, tone="open")
-    prefix = "Exploratory: " if few else ""
+    prefix = "Exploratory: " if few else ""  # and no color: a headline needs more seeds
     better, worse = (sum(c.verdict == word for c in found) for word in ("better", "worse"))
     if better == len(found):
         said, tone = f"{arm} beats {rival}", "good"
@@ -68,7 +68,9 @@ def answer(analysis: Analysis) -> Answer:
     else:
         said, tone = f"no difference shown between {arm} and {rival}", "open"
     headline = prefix + said
-    return Answer(headline=headline[:1].upper() + headline[1:], detail=detail, tone=tone)  # type: ignore[arg-type]
+    return Answer(
+        headline=headline[:1].upper() + headline[1:], detail=detail, tone="open" if few else tone
+    )  # type: ignore[arg-type]
 
 
 def _no_primary(analysis: Analysis) -> Answer:

@@ -81,7 +81,8 @@ class Design:
     in the order in which they are shown. descriptions: label -> arm -> number that describes the
     selection and measures no model (a reference CLIPScore). facts: label -> text that is printed as
     it is (pool, splits, trainer). fingerprints: name -> digest. alpha: chance of any false
-    "better" or "worse" in the whole table. headline_weight: the primary arm's part of alpha.
+    "better" or "worse" in the whole table. headline_weight: the primary arm's part of alpha. named,
+    record: when the primary contrasts were named, and a sentence about it.
     """
 
     name: str
@@ -100,6 +101,8 @@ class Design:
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     alpha: float = 0.05
     headline_weight: float = 0.5
+    named: str = "named before the run"
+    record: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

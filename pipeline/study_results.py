@@ -23,7 +23,7 @@ from winnow.pipeline.trial import TRAINED, Exported, load_measured
 
 
 def design_of(study: Study, outcome: Outcome, results: Sequence[ArmResult]) -> Design:
-    """Return what the study compares: all of it was written down before the first trial.
+    """Return what the study compares, and since when that is so.
 
     results: say what the models are, and what to compare where the study names no primary contrast:
     the first metric of each evaluation.
@@ -51,6 +51,8 @@ def design_of(study: Study, outcome: Outcome, results: Sequence[ArmResult]) -> D
         descriptions=descriptions,
         facts={**_facts(study, outcome), **_models(results)},
         command=f"winnow ablate {study.file}",
+        named=outcome.record.named,
+        record=outcome.record.sentence,
         fingerprints={
             **{f"{s.name} set": s.digest for s in prepared.sets},
             **{f"arm {name}": data.digest for name, data in prepared.arms.items()},

@@ -8,6 +8,7 @@ import pytest
 
 from tests.ablation_simulation import Plan, scenes, simulate
 from winnow.pipeline.ablation_contrasts import Analysis, analyse
+from winnow.pipeline.ablation_report import reading
 from winnow.pipeline.ablation_results import Results
 from winnow.pipeline.ablation_words import (
     answer,
@@ -64,10 +65,37 @@ def test_without_a_primary_arm_nothing_is_claimed() -> None:
     assert sum(contrast.share for contrast in analysis.contrasts) == pytest.approx(1)
 
 
+def test_a_contrast_that_was_named_late_is_not_called_early() -> None:
+    late = replace(DESIGN, named="named when results were there", record="Recorded on a day.")
+    found = answer(_two(0.3, 0.3, design=late))
+    assert "Of 2 primary contrasts, named when results were there: better in 2" in found.detail
+    assert reading(_two(0.3, 0.3, design=late)).endswith(" sd: over seeds. Recorded on a day.")
+
+
+def test_an_arm_without_a_filter_is_held_against_the_arm_that_has_it() -> None:
+    """The filter "good" gains .3, "idle" nothing: each by the arm without it minus the arm."""
+    values = {"curated": 0.8, "curated-without:good": 0.5, "curated-without:idle": 0.8}
+    plans = [Plan(arm=name, truth={"m": v, "k": v}, num_rows=10) for name, v in values.items()]
+    rows = simulate(plans, seeds=range(5), num_items=200, item_spread=0.05)
+    analysis = analyse(DESIGN, Results(rows))
+    found = {(c.pair.arm, c.pair.other, c.pair.metric): c for c in analysis.left_out}
+    assert {(arm, other) for arm, other, _ in found} == {
+        ("curated-without:good", "curated"),
+        ("curated-without:idle", "curated"),
+    }
+    good = found["curated-without:good", "curated", "m"]
+    assert good.verdict == "worse"
+    assert good.estimate.difference == pytest.approx(-0.3, abs=0.02)
+    assert found["curated-without:idle", "curated", "m"].verdict == "no difference shown"
+    said = contrast_sentence(analysis, good)
+    assert said.startswith("m at 1x: curated-without:good against curated: worse; ")
+
+
 def test_few_seeds_are_said() -> None:
     analysis = _two(0.4, 0.4, num_seeds=4, design=replace(DESIGN, seeds=(0, 1, 2, 3)))
     found = answer(analysis)
     assert found.headline.startswith("Exploratory: curated beats")
+    assert found.tone == "open"  # no color
     assert found.detail.endswith("Exploratory: 4 seeds in common, and a headline needs 5.")
     assert "better (exploratory)" in contrast_sentence(analysis, analysis.headlines[0])
     assert verdict_text(analysis.headlines[0]) == "better (exploratory, 4 seeds)"
