@@ -3,7 +3,7 @@
 Alayrac et al. 2022, section 2.2 and appendix A.1.2. Before every n-th layer of the language model
 stands a block of cross-attention and feed-forward. Each is added to the text through its own
 tanh(gate), and both gates start at 0: at first the model is the plain language model, bit for bit.
-A text token attends to the latest picture before it, and to no other.
+A text token attends to one picture and to no other: the latest before the word that it predicts.
 
 Tensor suffixes: B batch, I pictures of a row, Q tokens of a picture, K = I * Q keys, H heads,
 T text tokens, L language-model width.
@@ -62,7 +62,7 @@ def _has_weights(module: nn.ModuleList) -> bool:
 def latest_image(image_positions: list[int], num_tokens: int) -> list[int]:
     """Return for each token the latest picture at or before it, -1 where there is none yet.
 
-    image_positions: for each picture in order, the index of the first token behind it.
+    image_positions: for each picture in order, the index of the first token that sees it.
     """
     seen = [0] * (num_tokens + 1)
     for position in image_positions:

@@ -19,7 +19,9 @@ import torch
 class Tower:
     """One encoder with its inputs: ``encode(start, stop)`` embeds rows [start, stop) of num_rows.
 
-    It must give the same embeddings for the same rows and the same state of torch's generators.
+    It must give the same embeddings for the same rows and the same state of torch's generators, and
+    no row may depend on those beside it: with BatchNorm the parts are another function than the
+    whole.
     """
 
     encode: Callable[[int, int], torch.Tensor]

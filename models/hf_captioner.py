@@ -1,4 +1,4 @@
-"""Any image-to-text model of Hugging Face as a captioner: BLIP, BLIP-2, LLaVA, SmolVLM, ...
+"""Any image-to-text model of Hugging Face as a captioner: BLIP, GIT, ViT-GPT2, LLaVA, SmolVLM, ...
 
 Weights are safetensors; code from a model's folder never runs.
 
@@ -21,7 +21,7 @@ from winnow.models.conversation import CAPTION_PROMPT
 from winnow.models.devices import DTYPES, Precision, choose_device
 from winnow.models.generation import Sampling, choose_tokens, seeded_draws
 from winnow.models.hf_captioner_files import CaptionerFiles
-from winnow.models.hf_loading import import_transformers, load_whole
+from winnow.models.hf_loading import FROM_FOLDER, LOAD_ERRORS, import_transformers, load_whole
 
 _WRITERS = {"blip": "text_decoder", "blip-2": "language_model", "instructblip": "language_model"}
 """Model types whose ``generate`` hands over to a part of theirs, which has its own settings."""
@@ -112,7 +112,7 @@ class HfCaptioner:
     def row_bytes(self, max_tokens: int) -> int:
         """Return roughly what one row of a batch needs in memory: caches, scores, activations."""
         inputs = self.prepare([_trial_image()])
-        num_prompt = inputs["input_ids"].shape[1] if "input_ids" in inputs else 1
+        num_prompt = _prompt_tokens(inputs)
         size, total = next(self.network.parameters()).element_size(), 0
         for config in _parts(self.network.config):
             pixels = getattr(config, "image_size", None)
@@ -127,6 +127,25 @@ class HfCaptioner:
     def _template_writes_start(self) -> bool:
         start = getattr(_tokenizer(self.processor), "bos_token", None)
         return bool(start) and (self.text or "").startswith(str(start))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _TwoParts:
+    """A processor for models that transformers knows none for: VisionEncoderDecoder.
+
+    The picture is the encoder's, the text the beginning of what the decoder writes.
+    """
+
+    image_processor: Any
+    tokenizer: Any
+
+    def __call__(self, images: Sequence[Image.Image], **options: Any) -> dict[str, Any]:
+        """Return pixels and, where there is a ``text``, its tokens."""
+        found = dict(self.image_processor(images, return_tensors="pt"))
+        if "text" in options:
+            texts = self.tokenizer(options["text"], add_special_tokens=False, return_tensors="pt")
+            found["decoder_input_ids"] = texts["input_ids"]  # all alike: nothing is padded
+        return found
 
 
 class _Chooser:
@@ -229,13 +248,32 @@ def _load(files: CaptionerFiles, dtype: torch.dtype) -> tuple[Any, ...]:
         if not hasattr(transformers, name):
             continue
         try:
-            return load_whole(
+            network, processor = load_whole(
                 files, (name, "AutoProcessor"), dtype=dtype, kind="image-to-text", who=who
             )
         except SetupError as error:
             problem = problem or error
+        else:
+            whole = hasattr(processor, "image_processor")
+            return network, processor if whole else _two_parts(transformers, files)
     assert problem is not None
     raise problem
+
+
+def _two_parts(transformers: Any, files: CaptionerFiles) -> _TwoParts:
+    try:
+        return _TwoParts(
+            image_processor=transformers.AutoImageProcessor.from_pretrained(
+                files.folder, **FROM_FOLDER
+            ),
+            tokenizer=transformers.AutoTokenizer.from_pretrained(files.folder, **FROM_FOLDER),
+        )
+    except LOAD_ERRORS as error:
+        msg = (
+            f"model={files.name!r}: {files.folder} does not say how its pictures are prepared and "
+            f"its text is written (preprocessor_config.json, a tokenizer): {error}"
+        )
+        raise SetupError(msg) from error
 
 
 def _rendered(processor: Any, prompt: str) -> str:
@@ -277,13 +315,20 @@ def _ids(value: int | Iterable[int] | None) -> list[int]:
 def _check_length(captioner: HfCaptioner, inputs: Inputs, max_tokens: int) -> None:
     config = captioner.network.config.get_text_config()  # type: ignore[operator, union-attr]
     limit = getattr(config, "max_position_embeddings", None)
-    used = inputs["input_ids"].shape[1] if "input_ids" in inputs else 1
+    used = _prompt_tokens(inputs)
     if limit and used + max_tokens > limit:
         msg = (
             f"the model has {limit} positions, of which prompt and picture take {used}; "
             f"max_tokens={max_tokens} is more than are left"
         )
         raise SetupError(msg)
+
+
+def _prompt_tokens(inputs: Inputs) -> int:
+    if "input_ids" in inputs:
+        return inputs["input_ids"].shape[1]
+    # A start stands before what the decoder is given.
+    return 1 + (inputs["decoder_input_ids"].shape[1] if "decoder_input_ids" in inputs else 0)
 
 
 def _parts(config: Any) -> Iterable[Any]:

@@ -2,7 +2,7 @@
 
 A row is a list of slots: a token's number (0 or more), or -(n + 1) for the n-th image token of the
 batch. Models that look through gated layers have token slots only, and are told which picture each
-token sees.
+token sees: a word is predicted with the picture before it in sight.
 """
 
 from __future__ import annotations
@@ -186,12 +186,14 @@ def lay_out(
 def latest_images(rows: Sequence[Packed], layout: Layout) -> torch.Tensor:
     """Return int64 (B, T): the latest picture of its row that each token sees, -1 for none.
 
-    Padding sees none.
+    The token before a picture, which predicts the first word behind it, sees that picture already,
+    as Flamingo's ``<image>`` tag does; the text has no such tag, so what started the row or ended
+    the words before stands for it. Padding sees none.
     """
     width = layout.slots.shape[1]
     found = []
     for row, length in zip(rows, layout.mask.sum(dim=1).tolist(), strict=True):
-        latest = latest_image(list(row.images), length)
+        latest = latest_image([max(0, behind - 1) for behind in row.images], length)
         fill = [-1] * (width - length)
         found.append([*fill, *latest] if layout.left else [*latest, *fill])
     return torch.tensor(found, device=layout.slots.device)

@@ -140,7 +140,8 @@ def row_media(
     images: ImageTokens,
     layout: Layout,
 ) -> Media | None:
-    """Return what gated layers look at: each row's pictures, and which one each token sees."""
+    """Return what gated layers look at: each row's pictures, and which one each token sees
+    (``latest_images``)."""
     most = max(map(len, shown))
     if not len(images.tokens) or not most:
         return None

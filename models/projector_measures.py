@@ -20,6 +20,9 @@ from winnow.models.projector_batch import Layout, Packed, pack_prompt
 if TYPE_CHECKING:
     from winnow.models.projector_network import Prepared, Projector
 
+TEXT_TOKENS = 64
+"""Of text before the token whose operations are counted."""
+
 
 @torch.no_grad()
 def token_log_likelihoods(
@@ -104,9 +107,12 @@ def facts(projector: Projector) -> dict[str, float]:
     parameters: of tower, connector and language model. trained_parameters: those that were ever
     trained. image_tokens: of a picture with the most tiles. flops_per_image: of tower, connector,
     and language model on the image tokens (for gated layers, their keys and values), multiply-adds
-    counted as two; what text costs is not in it. With an audio tower also audio_tokens, of a whole
-    clip, and flops_per_recording, of audio tower and connector on it; both sides' parameters are
-    counted, and flops_per_image has the language model on the whole prefix.
+    counted as two; what text costs is not in it. flops_per_text_token: of the language model on one
+    more token of an answer, behind a picture with the most tiles and TEXT_TOKENS others (fewer
+    where its context ends) whose keys and values are kept: with its output layer, what attending to
+    image tokens costs, and all that gated layers do for a token. With an audio tower also
+    audio_tokens, of a whole clip, and flops_per_recording, of audio tower and connector on it; both
+    sides' parameters are counted, and the language model's operations are on the whole prefix.
     """
     adapters = lora_weights(projector.network)
     sizes = {
@@ -127,6 +133,7 @@ def facts(projector: Projector) -> dict[str, float]:
         "trained_parameters": float(sum(sizes[part] for part in projector.trained)),
         "image_tokens": float(num_image_tokens(projector)),
         "flops_per_image": float(flops_per_image(projector)),
+        "flops_per_text_token": float(flops_per_text_token(projector)),
         **heard,
     }
 
@@ -144,22 +151,42 @@ def most_tiles(projector: Projector) -> int:
 @torch.no_grad()
 def flops_per_image(projector: Projector) -> int:
     """Count the operations of one picture with the most tiles; see ``facts``."""
-    tower, tiles = projector.tower, most_tiles(projector)
-    features = torch.zeros(1, tiles * tower.patches_per_tile, tower.width)
-    tokens_1QL = projector.image_tokens(
-        features, None, num_rows=1, instructions=[projector.config.prompt]
-    ).tokens
-    words = [projector.config.prompt]
-    flops = tower.flops(tiles)
-    flops += count_flops(
-        lambda: projector.image_tokens(features, None, num_rows=1, instructions=words)
-    )
+    tokens_1QL = _largest_prefix(projector)
+    flops = projector.tower.flops(most_tiles(projector))
+    flops += count_flops(lambda: _largest_prefix(projector))
     gated = projector.gated
     if gated is not None:
         return flops + count_flops(lambda: gated.keys_values(tokens_1QL))
     body: Any = projector.network.base_model
     given = tokens_1QL.to(projector.language.dtype)
     return flops + count_flops(lambda: body(inputs_embeds=given, use_cache=False))
+
+
+@torch.no_grad()
+def flops_per_text_token(projector: Projector) -> int:
+    """Count the operations of one text token behind a picture and other text; see ``facts``."""
+    language, gated, network = projector.language, projector.gated, projector.network
+    prefix_1QL = _largest_prefix(projector)
+    text = torch.full((1, TEXT_TOKENS + 1), language.eos_id, device=language.device)
+    row_1TL, media = language.embed(text), None
+    if gated is None:
+        row_1TL = torch.cat([prefix_1QL.to(row_1TL.dtype), row_1TL], dim=1)
+    row_1TL = row_1TL[:, : language.context]
+    if gated is not None:
+        seen_11Q = torch.ones(1, 1, prefix_1QL.shape[1], dtype=torch.bool, device=language.device)
+        media = gated.media(prefix_1QL[:, None], seen_11Q, torch.zeros_like(text[:, 1:]))
+    with contextlib.nullcontext() if gated is None else gated.looking_at(media):
+        past = network(inputs_embeds=row_1TL[:, :-1], use_cache=True).past_key_values
+        return count_flops(
+            lambda: network(inputs_embeds=row_1TL[:, -1:], past_key_values=past, use_cache=True)
+        )
+
+
+def _largest_prefix(projector: Projector) -> torch.Tensor:
+    """Return the image tokens (1, Q, L) of a picture with the most tiles, and those of no sound."""
+    tower, words = projector.tower, [projector.config.prompt]
+    features = torch.zeros(1, most_tiles(projector) * tower.patches_per_tile, tower.width)
+    return projector.image_tokens(features, None, num_rows=1, instructions=words).tokens
 
 
 def _attention_mass(projector: Projector, prepared: Prepared) -> torch.Tensor:

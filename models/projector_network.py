@@ -197,12 +197,13 @@ class Projector(nn.Module):
     ) -> tuple[torch.Tensor, int]:
         """Return the mean negative log-likelihood of the answers' tokens, and how many there are.
 
-        The first prompt is the instruction of a connector that takes one. Without any answer the
-        loss is 0. It can always be differentiated, with zeros where nothing that learns took part.
+        All prompts of a conversation together are the instruction of a connector that takes one.
+        Without any answer the loss is 0. It can always be differentiated, with zeros where nothing
+        that learns took part.
         """
-        first = [turns[0].prompt if turns else "" for turns in conversations]
+        asked = [" ".join(turn.prompt for turn in turns) for turns in conversations]
         images = self.image_tokens(
-            features_BPV, mask_BP, num_rows=len(conversations), instructions=first
+            features_BPV, mask_BP, num_rows=len(conversations), instructions=asked
         )
         rows = [
             pack_conversation(turns, self.encode, has_image=image is not None, **self._marks()).cut(

@@ -68,9 +68,8 @@ def answer(analysis: Analysis) -> Answer:
     else:
         said, tone = f"no difference shown between {arm} and {rival}", "open"
     headline = prefix + said
-    return Answer(
-        headline=headline[:1].upper() + headline[1:], detail=detail, tone="open" if few else tone
-    )  # type: ignore[arg-type]
+    tone = "open" if few else tone
+    return Answer(headline=headline[:1].upper() + headline[1:], detail=detail, tone=tone)  # type: ignore[arg-type]
 
 
 def _no_primary(analysis: Analysis) -> Answer:

@@ -94,7 +94,7 @@ class Recipes:
             path = self.study.base / learner.recipe
             data = copy.deepcopy(dict(load_recipe(path, learner.set).resolved))
             _set_filters(data, [rows])
-            _require_usable(data, export)
+            _require_usable(data, export, trainer)
             recipe = self._parsed(data, title, trainer.columns, export)
         if fold is not None:
             _check_folds(recipe, label, learner.folds, learner.fold_column)
@@ -134,7 +134,7 @@ class Recipes:
             pool = pool.model_copy(update={"add": {**pool.add, "apart": rule}})
         _set_filters(data, [pool, rows])
         export = {**study.settings.export, **(changes or {})}
-        _require_usable(data, export)
+        _require_usable(data, export, trainer)
         return self._parsed(data, name, trainer.columns, export)
 
     def _parsed(
@@ -222,8 +222,8 @@ def _check_folds(recipe: Recipe, label: str, folds: int, column: str) -> None:
             raise RecipeError(msg)
 
 
-def _require_usable(data: dict[str, Any], changes: Mapping[str, Any]) -> None:
-    """Let only rows into the pool that can be trained on: a caption, and bytes to export.
+def _require_usable(data: dict[str, Any], changes: Mapping[str, Any], trainer: Trainer) -> None:
+    """Let only rows into the pool that can be trained on: words, and bytes to export.
 
     Trainers leave others out, and then an arm and its control would not be of one size.
     """
@@ -231,6 +231,11 @@ def _require_usable(data: dict[str, Any], changes: Mapping[str, Any]) -> None:
     export = {**(own[0] if own else {}), **changes}
     text = export.get("text") or "text"
     rules = {"caption": f"length(strip({text})) > 0"}
+    talks, mixed = (getattr(trainer, name, None) for name in ("conversations", "interleaved"))
+    if talks:
+        rules["caption"] = f"{talks} is not None or ({text} is not None and {rules['caption']})"
+    if mixed:
+        rules["caption"] = f"{mixed} is not None"
     for key, stage in (data.get("stages") or {}).items():
         if (stage or {}).get("use", key) == "resize" and export.get("payload") == "resized_image":
             rules["payload"] = "resize_error is None"

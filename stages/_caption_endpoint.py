@@ -10,6 +10,7 @@ import asyncio
 import base64
 import io
 import json
+import math
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future
@@ -122,13 +123,19 @@ class EndpointWorker:
 
 
 class EndpointClient:
-    """Asks the server. Made, used and closed on one event loop."""
+    """Asks the server. Made, used and closed on one event loop.
+
+    A server that loses ``_DEAD_AFTER`` requests in a row is left alone for a while: rows that come
+    then are "unreachable". Lost is a request whose connection breaks, and one whose time is over
+    where the server has begun no answer, to it or to another, for ``timeout_s``.
+    """
 
     def __init__(self, options: EndpointOptions) -> None:
         self._options = options
         self._slots = asyncio.Semaphore(options.concurrency)
         self._paused_until = 0.0
         self._lost = 0
+        self._heard = -math.inf
         self._dead_until = 0.0
         key = options.api_key
         self._session = aiohttp.ClientSession(
@@ -187,7 +194,12 @@ class EndpointClient:
         try:
             async with budget.running():
                 status, answer = await self._post(body)
+        except FetchFailure as failure:
+            if failure.code == "timeout" and self._is_silent():
+                self._note_lost()
+            raise
         except (aiohttp.ClientResponseError, ValueError) as error:  # an answer that is not HTTP
+            self._heard = _now()
             raise FetchFailure(code="garbage") from error
         except (aiohttp.ClientError, OSError) as error:
             self._note_lost()
@@ -203,6 +215,7 @@ class EndpointClient:
         async with self._session.post(
             url, data=body, headers=headers, allow_redirects=False
         ) as answer:
+            self._heard = _now()
             seconds = retry_after_s(answer.headers.get("Retry-After"), time.time())
             if answer.status in (429, 503) and seconds is not None:
                 self._paused_until = max(self._paused_until, _now() + seconds)
@@ -218,6 +231,10 @@ class EndpointClient:
         self._lost += 1
         if self._lost >= _DEAD_AFTER:
             self._dead_until = _now() + _DEAD_FOR_S
+
+    def _is_silent(self) -> bool:
+        since = max(self._heard, self._paused_until)  # it was not asked during a pause
+        return _now() - since >= self._options.timeout_s
 
     def _is_dead(self) -> bool:
         return self._dead_until > _now()

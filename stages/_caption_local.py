@@ -26,10 +26,14 @@ MOST_ON_GPU, MOST_ON_CPU = 128, 16
 """Pictures in a batch of "auto" where memory does not limit it: powers of two."""
 _SHARE = 4
 """On the CPU one worker's batch may take this part of the free memory: there are other workers."""
-_HELD_BYTES = 1 << 30
+HELD_BYTES = 1 << 30
 """Pixels that wait for a batch to be full; a batch of huge pictures goes early, padded."""
+_ORDINARY_SIDE = 256
 _REFUSALS = (OSError, ValueError, TypeError, ArithmeticError, LookupError, RuntimeError)
 """What processors raise on a picture that they cannot take (one pixel high, for example)."""
+_NO_MEMORY = ("allocate memory", "not enough memory", "out of memory", "_status_alloc_failed")
+"""What says so, in lower case, of errors that torch raises as RuntimeError: its own allocators',
+CUDA's, cuBLAS's, cuDNN's."""
 
 
 class Captioner(Protocol):
@@ -88,7 +92,7 @@ class _Group:
         self.rows.append(row)
         self.uids.append(uid)
         self.images.append(image)
-        self.num_bytes += 3 * image.width * image.height
+        self.num_bytes += rgb_bytes(image)
 
     def take(self, places: Sequence[int]) -> _Group:
         found = _Group()
@@ -104,11 +108,18 @@ class _Prepared(NamedTuple):
     size: int
 
 
+class _TooLarge(NamedTuple):
+    """Memory ended while so many pictures were prepared."""
+
+    size: int
+    problem: str
+
+
 class LocalWorker:
     """Captions rows batch by batch; the next batch is prepared while the last one is written.
 
     ``size`` pictures make a batch. With "auto" it halves, for the rest of the worker's life, when
-    memory does not hold a batch; the rows of that batch are done again.
+    memory does not hold a batch, prepared or written; the rows of that batch are done again.
     """
 
     def __init__(self, captioner: Captioner, options: LocalOptions, *, digest: str) -> None:
@@ -126,7 +137,7 @@ class LocalWorker:
         # Here, not in setup: the count belongs to the calling thread, and other stages set theirs.
         torch.set_num_threads(self.options.num_threads)
         rows: list[CaptionRow] = [failed("undecodable")] * len(uids)
-        ahead: tuple[_Group, Future[_Prepared | None]] | None = None
+        ahead: tuple[_Group, Future[_Prepared | _TooLarge | None]] | None = None
         for group in self._groups(uids, items, rows):
             future = self._threads.submit(self._prepare, group.images, self.size)
             if ahead is not None:
@@ -158,13 +169,13 @@ class LocalWorker:
                 group.add(row, uid, to_rgb(item.pixels))
             except (OSError, ValueError, MemoryError):
                 continue  # it is "undecodable" until something else is known
-            if len(group.rows) >= self.size or group.num_bytes > _HELD_BYTES:
+            if len(group.rows) >= self.size or group.num_bytes > HELD_BYTES:
                 yield group
                 group = _Group()
         if group.rows:
             yield group
 
-    def _prepare(self, images: Sequence[Image.Image], size: int) -> _Prepared | None:
+    def _prepare(self, images: Sequence[Image.Image], size: int) -> _Prepared | _TooLarge | None:
         """Return the network's inputs for exactly ``size`` images; None where one is refused."""
         import torch
 
@@ -172,14 +183,20 @@ class LocalWorker:
         try:
             padded = [*images, *[images[0]] * (size - len(images))]
             return _Prepared(self.captioner.prepare(padded), size)
-        except _REFUSALS:
-            return None
+        except (MemoryError, *_REFUSALS) as error:
+            if not _is_out_of_memory(error):
+                return None
+            return _TooLarge(size, _first_line(error))
 
-    def _write(self, group: _Group, prepared: _Prepared | None, rows: list[CaptionRow]) -> None:
+    def _write(
+        self, group: _Group, prepared: _Prepared | _TooLarge | None, rows: list[CaptionRow]
+    ) -> None:
         """Caption one group, in smaller ones where it does not fit or holds what is refused."""
         most = len(group.rows)
         if prepared is None:
             group, most = self._accepted(group)
+        elif isinstance(prepared, _TooLarge):
+            group = self._fitting(group, prepared)
         elif prepared.size <= self.size and self._wrote(group, prepared, rows):
             return
         start = 0
@@ -197,6 +214,29 @@ class LocalWorker:
             return group.take([]), 1
         return group, -(-len(taken) // 2)
 
+    def _fitting(self, group: _Group, large: _TooLarge) -> _Group:
+        """Return the rows to try again: at a smaller size, unless a picture is to blame.
+
+        Such a one does not fit alone, where an ordinary one does: a strip, say, whose short side
+        the processor enlarges to its own.
+        """
+        if large.size > self.size:  # it has shrunk since
+            return group
+        ordinary = _ordinary_image()
+        taken = [
+            place
+            for place, image in enumerate(group.images)
+            if self._fits_alone(image) or not self._fits_alone(ordinary)
+        ]
+        if len(taken) == len(group.rows):
+            self._shrink(*large)
+        return group.take(taken)
+
+    def _fits_alone(self, image: Image.Image) -> bool:
+        # On the thread: after the next batch, which is prepared there, not beside it.
+        alone = self._threads.submit(self._prepare, [image], 1).result()
+        return not isinstance(alone, _TooLarge)
+
     def _wrote(self, group: _Group, prepared: _Prepared, rows: list[CaptionRow]) -> bool:
         """Caption a group that is prepared; False where memory did not hold it."""
         try:
@@ -205,7 +245,7 @@ class LocalWorker:
         except (MemoryError, RuntimeError) as error:  # torch's OutOfMemoryError is a RuntimeError
             if not _is_out_of_memory(error):
                 raise
-            problem = str(error).split("\n")[0]
+            problem = _first_line(error)
         else:
             for row, candidates in zip(group.rows, found, strict=True):
                 rows[row] = caption_row(
@@ -246,6 +286,17 @@ class LocalWorker:
         self.size = min(self.size, size // 2)
 
 
+def _ordinary_image() -> Image.Image:
+    from PIL import Image
+
+    return Image.new("RGB", (_ORDINARY_SIDE, _ORDINARY_SIDE))
+
+
+def rgb_bytes(image: Image.Image) -> int:
+    """Return what an image's pixels count towards ``HELD_BYTES``."""
+    return 3 * image.width * image.height
+
+
 def power_of_two_below(value: float, most: int) -> int:
     """Return the largest power of two that is at most ``value`` and ``most``; at least 1."""
     return 1 << max(0, min(int(value), most).bit_length() - 1)
@@ -280,7 +331,12 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
     if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
         return True
-    return "allocate memory" in str(error) or "not enough memory" in str(error)
+    said = str(error).lower()
+    return any(words in said for words in _NO_MEMORY)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).split("\n")[0] or type(error).__name__
 
 
 def _lines(path: Path) -> list[str]:

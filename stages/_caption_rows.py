@@ -41,7 +41,8 @@ def failed(code: str) -> CaptionRow:
 def caption_row(candidates: Sequence[Candidate], *, model: str, keep_cut: bool) -> CaptionRow:
     """Return a row's outcome: usable candidates, most likely per token first, none twice.
 
-    Where a likelihood is not known the order is the engine's own. A row without a usable candidate
+    Those whose likelihood is not known come last, in the engine's own order; of two equal texts the
+    one with a likelihood is kept, then the likelier one. A row without a usable candidate
     has the code "not_finite", "too_long" or "empty_caption", whichever of them comes first here.
     """
     codes: set[str] = set()
@@ -58,9 +59,7 @@ def caption_row(candidates: Sequence[Candidate], *, model: str, keep_cut: bool) 
     if not usable:
         order = ("not_finite", "too_long", "empty_caption")
         return failed(next((code for code in order if code in codes), "empty_caption"))
-    texts = list(usable)
-    if all(c.log_likelihood is not None for c in usable.values()):
-        texts.sort(key=lambda text: -_per_token(usable[text]))
+    texts = sorted(usable, key=lambda text: -_per_token(usable[text]))
     return CaptionRow(
         texts=tuple(texts),
         log_likelihoods=tuple(usable[text].log_likelihood for text in texts),
@@ -93,7 +92,7 @@ def _code(candidate: Candidate, text: str, *, keep_cut: bool) -> str | None:
 
 def _per_token(candidate: Candidate) -> float:
     if candidate.log_likelihood is None:
-        return 0.0
+        return -math.inf  # below all that are known: those are finite
     return candidate.log_likelihood / max(candidate.num_tokens, 1)
 
 

@@ -73,16 +73,17 @@ def crops(item: DecodedImage | MediaFailure, tiles: int) -> list[DecodedImage | 
     return [item, *found]
 
 
-@register_stage(NAME, version=1)
+@register_stage(NAME, version=2)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hallucination(Stage):
     """Find the objects in synthetic captions that neither the raw caption nor CLIP supports.
 
     An object is a name of the vocabulary that the text has as a word or words, in any case, in the
-    singular or plural, the longest name first (``winnow.stages._objects``, which is what
-    the evaluation ``chair`` uses too). It is supported where
+    singular or plural, the longest name first, and that the text does not deny: "no dog" names
+    none (``winnow.stages._objects``, which is what the evaluation ``chair`` uses too). It is
+    supported where
 
-    * the raw caption names it too, or
+    * the raw caption names it too (and does not deny it), or
     * CLIP does: of all names of the vocabulary, fewer than ``rank_share`` of them (at least one)
       fit the picture better. A name's fit is the greatest cosine of "a picture of a <name>" with
       the whole picture or with one of ``tiles`` x ``tiles`` overlapping crops of half its width and

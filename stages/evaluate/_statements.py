@@ -6,16 +6,11 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from winnow.stages._objects import Mention, Vocabulary, Word, words_of
-from winnow.stages._words import NUMBER_WORDS
+from winnow.stages._objects import COLORS as COLORS
+from winnow.stages._objects import SIZES, Mention, Vocabulary, Word, follows, number_of, words_of
 
-COLORS = (
-    "red", "orange", "yellow", "green", "blue", "purple", "pink", "black", "white", "brown",
-    "gray", "grey",
-)  # fmt: skip
-_COUNTS = {word: number for number, word in enumerate(NUMBER_WORDS)} | {"a": 1, "an": 1, "no": 0}
+_ARTICLES = {"a": 1, "an": 1}
 _DETERMINERS = {"the", "this", "that", "these", "those", "its", "another"}
-_SIZES = {"small", "large", "big", "little", "tiny", "huge"}
 _PREDICATES = {
     "to the left of": "left of",
     "to the right of": "right of",
@@ -25,8 +20,6 @@ _PREDICATES = {
     "below": "below",
     "on top of": "on",
 }
-_MAX_DIGITS = 9
-"""Of a number that counts things; Python refuses to read one of thousands."""
 _BETWEEN = re.compile(rf"(?:is|are|stands|sits)? ?({'|'.join(_PREDICATES)})")
 
 
@@ -59,38 +52,32 @@ class _Phrase:
 
 
 def statements(text: str, vocabulary: Vocabulary, colors: Collection[str]) -> list[Statement]:
-    """Return a statement per thing that the text names, in its order.
+    """Return a statement per thing that the text says is there (``Vocabulary.mentions``), in order.
 
     A thing's phrase is "[number, article or determiner] [size] [color] name", sizes and colours in
-    any order; "is not" and the like are not understood. A relation is stated where nothing stands
-    between two phrases but one of _PREDICATES, with or without "is" or "are", in one sentence.
-    "No cats" states that there are none: it is no mention, and left out.
+    any order, in one sentence. A relation is stated where nothing stands between two phrases but
+    one of _PREDICATES, with or without "is" or "are", in one sentence; "is not above" states none.
     """
     words = words_of(text)
-    phrases = [_phrase(m, words, colors) for m in vocabulary.mentions(text)]
+    phrases = [_phrase(text, words, m, colors) for m in vocabulary.mentions(text, colors)]
     found = []
     for place, phrase in enumerate(phrases):
         following = phrases[place + 1] if place + 1 < len(phrases) else None
-        relation = None
-        if following and following.count != 0:
-            relation = _relation(text, words, phrase, following)
-        if phrase.count != 0:
-            found.append(Statement(phrase.mention.name, phrase.count, phrase.color, relation))
+        relation = _relation(text, words, phrase, following) if following else None
+        found.append(Statement(phrase.mention.name, phrase.count, phrase.color, relation))
     return found
 
 
-def _phrase(mention: Mention, words: list[Word], colors: Collection[str]) -> _Phrase:
+def _phrase(text: str, words: list[Word], mention: Mention, colors: Collection[str]) -> _Phrase:
     color, count, first = None, None, mention.first_word
-    while first > 0:
+    while follows(text, words, first, comma=True):
         word = words[first - 1].text
-        if word in _COUNTS or (word.isdecimal() and len(word) <= _MAX_DIGITS):
-            count = _COUNTS[word] if word in _COUNTS else int(word)
-            first -= 1
+        number = _ARTICLES.get(word, number_of(text, words[first - 1]))
+        if number is not None or word in _DETERMINERS:
+            if follows(text, words, first):
+                count, first = number, first - 1
             break
-        if word in _DETERMINERS:
-            first -= 1
-            break
-        if word not in _SIZES and (word not in colors or color is not None):
+        if word not in SIZES and (word not in colors or color is not None):
             break
         color = word if word in colors else color
         first -= 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from winnow.contracts.parameters import result
@@ -9,14 +11,33 @@ from winnow.contracts.registry import register_evaluation
 from winnow.contracts.trial import Captioner, Evaluation, Score
 from winnow.models.conversation import PARAGRAPH_PROMPT
 from winnow.stages._object_statistics import files_digest, read_statistics
-from winnow.stages._objects import Vocabulary, object_lists, read_synonyms, words_of
+from winnow.stages._objects import Mention, Vocabulary, object_lists, read_synonyms, words_of
 from winnow.stages.evaluate._answers import check_prompt, complete_pictures, described
 from winnow.stages.evaluate._parameters import check_least, check_names
 from winnow.stages.evaluate._ratios import all_scores, mean, ratio
 from winnow.stages.evaluate._slices import slice_keys
 
+_SENTENCE_END = re.compile(r"[.!?]+[\"')\]\u2019\u201d]*(?=\s|$)|[\r\n]+")
 
-@register_evaluation("chair", version=1)
+
+def sentences(text: str) -> list[tuple[int, int]]:
+    """Return a text's sentences as (start, end) characters.
+
+    One ends with ".", "!" or "?" (and quotes or brackets behind it) before white space or the end,
+    and with its line. What has no letter is none. "St. Paul" is cut in two.
+    """
+    ends = [*(found.end() for found in _SENTENCE_END.finditer(text)), len(text)]
+    spans = zip([0, *ends], ends, strict=False)
+    return [(a, b) for a, b in spans if any(letter.isalpha() for letter in text[a:b])]
+
+
+def false_sentences(text: str, mentions: Iterable[Mention], there: set[str]) -> int:
+    """Return how many sentences name at least one object that is not there."""
+    starts = [mention.start for mention in mentions if mention.name not in there]
+    return sum(any(a <= start < b for start in starts) for a, b in sentences(text))
+
+
+@register_evaluation("chair", version=2)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chair(Evaluation):
     """Look up every object that a description names in the picture's annotation.
@@ -29,7 +50,10 @@ class Chair(Evaluation):
              tokens per picture.
     Scores:  chair.chair_i: the headline, mentions of objects that are not there / all mentions of
                  objects; null where no answer names one.
-             chair.chair_s: share of answers with such a mention.
+             chair.chair_s: share of answers with such a mention. The paper's captions are of one
+                 sentence; an answer of several counts once, so that longer ones score worse.
+             chair.chair_sentence: sentences with such a mention / sentences of all answers; null
+                 where there is none.
              chair.recall: different objects that are there and named / different objects there.
              chair.num_mentions: mean mentions per answer. chair.num_words: mean length.
              all per slice; a picture is one item (``_ratios.Ratio``).
@@ -40,9 +64,10 @@ class Chair(Evaluation):
 
     Mentions are found by the names of the annotations (of this set, and of ``statistics``, the
     JSON of ``winnow objects``: a model can only be caught at names that are known) with English
-    plurals, and by ``synonyms``, a JSON file {"puppy": "dog"}; the longest name wins
-    (``_objects.Vocabulary``). trust_captions: objects that the sample's own caption names are
-    there as well, as in the paper, where annotations are not complete.
+    plurals, and by ``synonyms``, a JSON file {"puppy": "dog"}; the longest name wins, and what a
+    text denies ("no cats") it does not mention (``_objects.Vocabulary``). trust_captions: objects
+    that the sample's own caption names are there as well, as in the paper, where annotations are
+    not complete.
     """
 
     objects: str = result()
@@ -81,15 +106,20 @@ class Chair(Evaluation):
             for names, caption in zip(there, captions, strict=True):
                 names.update(m.name for m in vocabulary.mentions(caption or ""))
         answers = described("chair", subject, found, self.prompt, self.max_tokens)
-        named = [[m.name for m in vocabulary.mentions(answer.text)] for answer in answers]
+        texts = [answer.text for answer in answers]
+        found_in = [vocabulary.mentions(text) for text in texts]
+        named = [[mention.name for mention in one] for one in found_in]
         false = [sum(n not in here for n in said) for said, here in zip(named, there, strict=True)]
         right = [len(here.intersection(said)) for said, here in zip(named, there, strict=True)]
         mentions = [len(said) for said in named]
-        lengths = [len(words_of(answer.text)) for answer in answers]
+        wrong = [false_sentences(*one) for one in zip(texts, found_in, there, strict=True)]
+        parts = [len(sentences(text)) for text in texts]
+        lengths = [len(words_of(text)) for text in texts]
         keys = found.keys
         ratios = [
             ratio("chair.chair_i", false, mentions, keys, False),
             mean("chair.chair_s", [float(count > 0) for count in false], keys, False),
+            ratio("chair.chair_sentence", wrong, parts, keys, False),
             ratio("chair.recall", right, [len(here) for here in there], keys),
             mean("chair.num_mentions", mentions, keys, None),
             mean("chair.num_words", lengths, keys, None),

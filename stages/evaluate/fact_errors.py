@@ -76,7 +76,7 @@ def judge(said: Iterable[Statement], facts: Facts) -> Tally:
     return Tally(stated=stated, wrong=wrong)
 
 
-@register_evaluation("fact_errors", version=1)
+@register_evaluation("fact_errors", version=2)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FactErrors(Evaluation):
     """Judge what descriptions state, one kind of fact at a time.

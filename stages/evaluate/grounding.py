@@ -47,7 +47,7 @@ def others(keys: Sequence[str], seed: int) -> list[int]:
     return found
 
 
-@register_evaluation("grounding", version=1)
+@register_evaluation("grounding", version=2)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Grounding(Evaluation):
     """Measure by position in the text what the picture contributes.
@@ -69,10 +69,14 @@ class Grounding(Evaluation):
                  name, and the others. grounding.drop_<k>, grounding.drop_objects_<k>: over the
                  tokens in part k of the reference, 1 the first of ``num_parts``.
              grounding.hallucinated_<k>: of the objects named in part k of the answer (by words),
-                 the share that is not in the picture; null where no answer names one there.
-             grounding.<use_kind>, grounding.<use_kind>_<k>: mean use of the picture over the
-                 reference's tokens, where the model gives one. "attention_mass" compares prefixes
-                 of equal length only; "gate_ratio" is another quantity.
+                 the share that is not in the picture; null where no answer names one there. What a
+                 text denies ("no cats") it does not name (``Vocabulary.mentions``), here and above.
+             grounding.<use>, grounding.<use>_<k>: mean use of the picture over the reference's
+                 tokens, where the model gives one. <use> is "gate_ratio" for gated layers,
+                 and "attention_mass_<length>" for prefix connectors: attention is shared out among
+                 tokens, so that only prefixes of equal length compare. length: tokens of the whole
+                 prefix, the facts "image_tokens" (of a picture with the most tiles) and, with an
+                 audio tower, "audio_tokens" together.
              grounding.unscored: share of the references' tokens behind the model's context, which
                  has no log-likelihood (nan) for them; they are left out of the means above.
              A picture is one item (``_ratios.Ratio``). grounding.num_left_out: samples without
@@ -183,7 +187,7 @@ class Grounding(Evaluation):
         uses = subject.use_of_image(found.rows, [self.prompt] * len(found), captions)
         every = [np.ones(len(one), bool) for one in uses]
         parts = [self._parts(len(one)) for one in uses]
-        kind = subject.use_kind
+        kind = _use_name(subject)
         return [
             _token_mean(kind, uses, every, found.keys, None),
             *self._by_part(kind, uses, every, parts, found.keys, None),
@@ -211,6 +215,14 @@ class Grounding(Evaluation):
             )
             for k in range(self.num_parts)
         ]
+
+
+def _use_name(subject: Captioner) -> str:
+    """The metric's name of ``use_of_image``: unequal prefixes never share one."""
+    if subject.use_kind != "attention_mass":
+        return subject.use_kind
+    length = subject.facts["image_tokens"] + subject.facts.get("audio_tokens", 0)
+    return f"attention_mass_{length:.0f}"
 
 
 def _captions(found: Pictures) -> list[str]:

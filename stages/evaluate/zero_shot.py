@@ -27,6 +27,19 @@ DEFAULT_TEMPLATES = (
 )
 
 
+OPENAI_IMAGENET = "openai_imagenet"
+"""Stands for open_clip's 80 templates in a list of templates; alone there."""
+
+
+def written(templates: Sequence[str]) -> Sequence[str]:
+    """Return the templates that a list of them means."""
+    if tuple(templates) != (OPENAI_IMAGENET,):
+        return templates
+    import open_clip
+
+    return [template("{}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES]
+
+
 def class_vectors(
     embed_texts: Callable[[Sequence[str]], npt.NDArray[np.float32]],
     classes: Sequence[str],
@@ -63,7 +76,8 @@ class ZeroShot(Evaluation):
     Fails:   SetupError where the modality or a column is missing, there are no more classes than
              the first k, or no sample is left. RecipeError for bad parameters.
 
-    classes: names in any order; () takes the different labels. templates: "{}" stands for the name.
+    classes: names in any order; () takes the different labels. templates: "{}" stands for the name;
+        [openai_imagenet] takes the 80 of Radford et al. 2021, as open_clip has them.
     """
 
     label: str = result()
@@ -81,7 +95,7 @@ class ZeroShot(Evaluation):
         check_names("zero_shot", "slices", self.slices)
         check_cutoffs("zero_shot", "top", self.top)
         check_least("zero_shot", "max_slices", self.max_slices, 1)
-        for template in self.templates:
+        for template in () if self.templates == (OPENAI_IMAGENET,) else self.templates:
             if "{}" not in template:
                 msg = f"zero_shot: template {template!r} has no {{}} for the class's name"
                 raise RecipeError(msg)
@@ -101,7 +115,7 @@ class ZeroShot(Evaluation):
             raise SetupError(msg)
         used = rows.take(chosen)
         truth = np.array([number[labels[i] or ""] for i in chosen], np.int64)
-        vectors_CD = class_vectors(subject.embed_texts, classes, self.templates)
+        vectors_CD = class_vectors(subject.embed_texts, classes, written(self.templates))
         places = rank_label(used.vectors[0] @ vectors_CD.T, truth)
         scores = [self._accuracy(places, at, used.keys, len(classes)) for at in self.top]
         slices = slice_keys("zero_shot", used.table, self.slices, self.max_slices)

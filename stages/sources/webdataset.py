@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -16,6 +16,7 @@ from winnow.contracts.parameters import later, result
 from winnow.contracts.registry import register_source
 from winnow.contracts.source import Source, SourceFile
 from winnow.stages.sources._files import find_files, open_file, printable
+from winnow.stages.sources._json_columns import JsonColumns, JsonReader
 from winnow.stages.sources._media_refs import (
     MediaKind,
     Ref,
@@ -24,6 +25,7 @@ from winnow.stages.sources._media_refs import (
     media_extensions,
     ref_array,
 )
+from winnow.stages.sources._table_columns import RESERVED
 from winnow.stages.sources._tar import Member, TarWalk
 
 logger = logging.getLogger(__name__)
@@ -115,14 +117,26 @@ class WebDataset(Source):
             num_omitted_members: int32, members that no column carries: pickles (by extension, or
             by content: protocol 2 to 5), links, devices, sparse files and names without an
             extension, counted in the sample they stand in.
+            each of ``json_columns``: its type; the value of that key in ``metadata``, which stays
+            as it is. Null where metadata is null, is no JSON object, has no such key or null.
+            Where a value is not of its type, that value is null and what stands about it stays: an
+            element of a list, a field of a struct; counted in the log. Nothing is converted: "3" is
+            no number, 3 no string, true no integer; 3.0 is an integer, dates and timestamps are
+            ISO 8601 strings, and what the type cannot hold is not of it. Keys that a struct does
+            not name are left out.
     Identity: key as stored, digest of the media (null where there is none); with ``also``, of the
             other medium too.
     Cost:   one forward read of every byte, for the digests; memory is one batch of rows.
-    Fails:  SetupError: no file, or a compressed tar. ShardError with the byte offset: a truncated
-            tar, one without its end-of-archive marker, data after the marker, not a tar.
+    Fails:  RecipeError: a name of ``json_columns`` is taken (case does not count), or a type is
+            none. SetupError: no file, or a compressed tar. ShardError with the byte offset: a
+            truncated tar, one without its end-of-archive marker, data after the marker, not a tar.
 
     media: "image" or "audio".  media_extensions: lower case, in order of preference.
     also: the other medium, where a sample may hold both; without it that is one of ``members``.
+    json_columns: key of the .json -> its type: "string" | "bool" | "int8" | "int16" | "int32" |
+        "int64" | "float32" | "float64" | "date" | "timestamp" | "timestamp_utc", "list<TYPE>" or
+        "struct<NAME: TYPE, ...>"; the key is the column's name.
+    rename: old name -> new name, of json_columns.
     """
 
     path: str | tuple[str, ...]
@@ -131,9 +145,11 @@ class WebDataset(Source):
     text_extensions: tuple[str, ...] = result(("txt", "caption"))
     metadata_extension: str = result("json")
     also: MediaKind | None = later(None)
+    json_columns: Mapping[str, str] | None = later(None)
+    rename: Mapping[str, str] | None = later(None)
 
     def __post_init__(self) -> None:
-        self._extensions()
+        self._json_columns()
         for extension in self.text_extensions:
             check_extension("webdataset", "text_extensions", extension)
         check_extension("webdataset", "metadata_extension", self.metadata_extension)
@@ -151,7 +167,10 @@ class WebDataset(Source):
         return files
 
     def schema(self) -> pa.Schema:
-        """Return the columns; they depend on ``media`` and ``also`` only."""
+        """Return the columns; they depend on the parameters only."""
+        return pa.schema([*self._own_schema(), *self._json_columns().fields])
+
+    def _own_schema(self) -> pa.Schema:
         return pa.schema(
             [
                 ("source_key", pa.string()),
@@ -163,9 +182,14 @@ class WebDataset(Source):
             ]
         )
 
+    def _json_columns(self) -> JsonColumns:
+        taken = (*RESERVED, *self._extensions(), *self._own_schema().names)
+        return JsonColumns.of("webdataset", self.json_columns or {}, self.rename or {}, taken)
+
     def read(self, file: SourceFile) -> Iterator[pa.RecordBatch]:
         """Yield the samples of one tar."""
         schema = pa.schema([("uid", UID_TYPE), *self.schema()])
+        reader = JsonReader(self._json_columns())
         samples: list[Sample] = []
         try:
             with open_file(file.path) as stream:
@@ -173,13 +197,14 @@ class WebDataset(Source):
                 for sample in self._samples(walk, file):
                     samples.append(sample)
                     if len(samples) == BATCH_ROWS:
-                        yield _batch(samples, schema)
+                        yield _batch(samples, schema, reader)
                         samples = []
         except OSError as error:
             msg = f"{file.path}: cannot be read: {error}"
             raise ShardError(msg, retryable=not isinstance(error, FileNotFoundError)) from error
         if samples:
-            yield _batch(samples, schema)
+            yield _batch(samples, schema, reader)
+        reader.warn(file.name)
 
     def _extensions(self) -> dict[MediaKind, tuple[str, ...]]:
         """Return the extensions of each medium of the rows."""
@@ -280,7 +305,7 @@ def _decode(data: bytes) -> str | None:
         return None
 
 
-def _batch(samples: Sequence[Sample], schema: pa.Schema) -> pa.RecordBatch:
+def _batch(samples: Sequence[Sample], schema: pa.Schema, reader: JsonReader) -> pa.RecordBatch:
     refs = list(zip(*([slot.ref for slot in s.media] for s in samples), strict=True))
     uids = [row_uid(s.key, *(m.ref and m.ref.digest for m in s.media)) for s in samples]
     offsets = [0]
@@ -304,6 +329,7 @@ def _batch(samples: Sequence[Sample], schema: pa.Schema) -> pa.RecordBatch:
             *(ref_array(column) for column in refs),
             pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values),
             pa.array([s.omitted for s in samples], pa.int32()),
+            *reader.arrays([s.metadata for s in samples]),
         ],
         schema=schema,
     )

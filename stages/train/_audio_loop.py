@@ -61,8 +61,8 @@ def train_audio(
     ``data`` stands for the samples and the models that are not trained. Goes on from
     ``folder/training_state.pt``, which the caller removes when the model is written.
 
-    Fails: ShardError, not retryable, with the step of a loss that is not finite; SetupError where
-    the state is of another run.
+    Fails: ShardError, not retryable, with the step, where the loss is not finite or weights that
+    are not finite would be written; SetupError where the state is of another run.
     """
     network = towers.network.train()
     optimizer = _optimizer(network, config)
@@ -91,6 +91,7 @@ def train_audio(
             report(size)
             due = checkpoint_due(done.steps * size, size, config.checkpoint_samples)
             if due and done.steps < config.num_steps:
+                check_weights(network.named_parameters(), done.steps, _STAGE)
                 _state.save(folder, network, optimizer, identity, done)
                 saved()
     check_weights(network.named_parameters(), done.steps, _STAGE)

@@ -154,8 +154,9 @@ def stream_config(setup: Setup, config: TrainConfig) -> StreamConfig:
 def network_plan(setup: Setup, config: TrainConfig) -> NetworkPlan:
     """Check everything about the network that needs no data.
 
-    Fails: RecipeError for names and numbers that cannot be meant; SetupError for missing files and
-    for weights to start from that are of another architecture.
+    Fails: RecipeError for names and numbers that cannot be meant, and for micro_batch_size with an
+    architecture that normalises by the rows of a pass; SetupError for missing files and for weights
+    to start from that are of another architecture.
     """
     described = architecture(setup.model)
     network = _trainable(described["model_cfg"], config)
@@ -178,6 +179,8 @@ def network_plan(setup: Setup, config: TrainConfig) -> NetworkPlan:
     if height != width:
         msg = f"model={setup.model!r} takes images of {width} x {height}; only squares are trained"
         raise RecipeError(msg)
+    if 0 < config.micro_batch_size < config.batch_size:
+        _check_rows_apart(network, setup, config)
     return NetworkPlan(
         config=network,
         preprocess={**described.get("preprocess_cfg", {}), "size": (height, width)},
@@ -192,6 +195,12 @@ def _trainable(model_config: Mapping[str, Any], config: TrainConfig) -> dict[str
     changed = copy.deepcopy(dict(model_config))
     if changed["text_cfg"].get("hf_tokenizer_name"):
         msg = "only architectures with CLIP's byte-pair tokenizer can be trained, such as tiny"
+        raise RecipeError(msg)
+    if "multimodal_cfg" in changed:
+        msg = (
+            "architectures with a captioning decoder (multimodal_cfg, open_clip's coca_*) cannot "
+            "be trained; use one of two towers, such as tiny or ViT-B-32"
+        )
         raise RecipeError(msg)
     changed["text_cfg"].pop("tokenizer_kwargs", None)
     if config.loss == "siglip":
@@ -224,6 +233,22 @@ def _built(network: dict[str, Any], setup: Setup, seed: int) -> nn.Module:
 
     build = build_shared_network if setup.shared_transformer else build_network
     return build(network, seed=seed)
+
+
+def _check_rows_apart(network: dict[str, Any], setup: Setup, config: TrainConfig) -> None:
+    """GradCache gives the whole batch's gradient only where no row depends on its neighbours."""
+    import torch
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    with torch.device("meta"):  # modules without memory
+        built = _built(network, setup, seed=0)
+    if any(isinstance(module, _BatchNorm) for module in built.modules()):
+        msg = (
+            f"micro_batch_size={config.micro_batch_size}: model={setup.model!r} has BatchNorm, "
+            "which normalises by the rows of a pass, so the gradient would not be that of the "
+            "whole batch; leave micro_batch_size out, or use a model without, such as ViT-B-32"
+        )
+        raise RecipeError(msg)
 
 
 def _refuse_vocabulary(vocabulary: int) -> None:

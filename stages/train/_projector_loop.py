@@ -98,8 +98,8 @@ def train_phases(
 
     Goes on from ``folder/training_state.pt``; the caller removes it when the model is written.
 
-    Fails: ShardError, not retryable, with the step of a loss that is not finite; SetupError where
-    the state is of another run.
+    Fails: ShardError, not retryable, with the step, where the loss is not finite or weights that
+    are not finite would be written; SetupError where the state is of another run.
     """
     import torch
 
@@ -119,11 +119,14 @@ def train_phases(
             done.steps += 1
             check_loss(value, done.steps, _STAGE)
             done.curve.append(value)
+            if run.ends(done.steps):  # a first stage then writes its matching head
+                check_weights(run.parameters.items(), done.steps, _STAGE)
             run.end_of_phase(done.steps)
             report(size)
             seen = run.samples(done.steps)
             due = checkpoint_due(seen, size, config.checkpoint_samples)
             if due and done.steps < total:
+                check_weights(run.parameters.items(), done.steps, _STAGE)
                 _state.save(folder, weights, optimizer, name, done)
                 saved()
     check_weights(run.parameters.items(), done.steps, _STAGE)
@@ -178,9 +181,13 @@ class _Run:
         groups = decay_groups(named, decay, lambda name: "embed" in name)
         self.optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=1.0)
 
+    def ends(self, steps: int) -> bool:
+        """Whether the phase ends after so many steps."""
+        return self.phase < len(self.phases) and steps == self.start(self.phase + 1)
+
     def end_of_phase(self, steps: int) -> None:
         """Go on to the next phase where one ends after so many steps."""
-        while self.phase < len(self.phases) and steps == self.start(self.phase + 1):
+        while self.ends(steps):
             self.work.left(self.phases[self.phase])
             self.perplexities.append(self.work.perplexity())
             if self.phase + 1 == len(self.phases):

@@ -77,7 +77,11 @@ def check_loss(loss: float, step: int, stage: str) -> None:
 
 
 def check_weights(parameters: Iterable[tuple[str, nn.Parameter]], step: int, stage: str) -> None:
-    """The loss is that before a step: only the weights tell of what the last one did."""
+    """Raise ShardError, not retryable, for weights that are not finite, before they are written.
+
+    The loss is that before a step: only the weights tell of what the last one did. A run that goes
+    on from broken ones could never end well.
+    """
     import torch
 
     broken = next((name for name, p in parameters if not torch.isfinite(p).all()), None)

@@ -52,13 +52,16 @@ class ContrastiveTrainer(Trainer):
     Fails:   RecipeError and SetupError before training: an architecture that is not known, an
              empty selection, fewer rows than a batch, pictures that cannot be read, weights or a
              state of another network; with stream a picture that cannot be read is found when it
-             has its turn. ShardError, not retryable, with the step of a loss that is
-             not finite.
+             has its turn. ShardError, not retryable, with the step, where the loss is not finite or
+             weights that are not finite would be written.
 
     The same selection, parameters, seed and threads give the same weights on one kind of CPU,
     however often the trial was killed.
 
-    model: an architecture: "tiny", "nano", "small", an open_clip name, or a configuration file.
+    model: an architecture: "tiny", "nano", "small", an open_clip name, or a configuration file. Of
+        open_clip's those with CLIP's own tokenizer and two towers can be trained (ViT-*, RN*,
+        convnext_*, EVA*, MobileCLIP*, ...), not those that name a Hugging Face tokenizer (SigLIP,
+        CLIPA, worldwide, roberta, mt5, nllb), nor coca_*.
     init: a model to start from (weights and vocabulary), null for fresh weights.
     loss: "clip" (Radford et al. 2021) or "siglip" (Zhai et al. 2023; bias starts at -10).
     warmup: share of the samples seen at a rising learning rate; a cosine to 0 follows.
@@ -68,7 +71,8 @@ class ContrastiveTrainer(Trainer):
     hard_negatives: a .json column with a text (or list of texts) that is wrong for the picture;
         each is a wrong text for every picture of the batch (NegCLIP, Yuksekgonul et al. 2023).
     micro_batch_size: rows embedded at a time, 0 for all; the gradient is the whole batch's
-        (GradCache, Gao et al. 2021).
+        (GradCache, Gao et al. 2021). Refused for architectures with BatchNorm (RN*, MobileCLIP*
+        but L-14), which normalise by the rows that are embedded together.
     shared_transformer, separation_weight, separation_encoder: AlignCLIP (Eslami and de Melo 2024):
         one transformer for both sides; the weight of the image separation, relative to the mean of
         the two directions of the contrastive loss; the frozen text encoder, where "hashed_words"
@@ -83,7 +87,8 @@ class ContrastiveTrainer(Trainer):
         the first one counts; separation_weight cannot be used.
     num_lanes: shards that a stream reads at once; it divides batch_size.
     num_workers: processes on Ray that train one model, each with ``num_threads`` and ``num_gpus``.
-        The batch is that of all together. It is a ``result``: sums differ in their last bits.
+        The batch is that of all together. It is a ``result``: sums differ in their last bits, and
+        BatchNorm normalises by the rows of its own process.
     caption_choices: a .json column with a list of captions. Each epoch draws one of them for the
         sample, by hash(seed, epoch, key): see ``winnow.stages.train._captions``. Where the list is
         null or empty it is the member ``captions``, which every sample has to have all the same.

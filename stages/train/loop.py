@@ -63,8 +63,9 @@ def train_contrastive(
     ``folder`` if it likes: each embeds its rows of every batch, the loss is that of the whole
     batch, and the first one reports, saves and resumes.
 
-    Fails: ShardError (not retryable) with the step where the loss is not finite; SetupError where
-    the state in ``folder`` is of another configuration, network or data.
+    Fails: ShardError (not retryable) with the step, where the loss is not finite or weights that
+    are not finite would be written; SetupError where the state in ``folder`` is of another
+    configuration, network or data.
     """
     import torch
 
@@ -91,10 +92,13 @@ def train_contrastive(
             done.curve.append(round(value, 4))
             rate = (done.steps - first) * config.batch_size / max(1e-9, time.monotonic() - start)
             scale = float(network.logit_scale.detach().exp())  # type: ignore[operator]
+            due = checkpoint_due(seen, config.batch_size, config.checkpoint_samples)
+            if due:  # all workers have the same weights, and end together
+                check_weights(network.named_parameters(), done.steps, _STAGE)
             if not workers.is_first:
                 continue
             report(Progress(samples_seen=seen, loss=value, temperature=scale, samples_per_s=rate))
-            if checkpoint_due(seen, config.batch_size, config.checkpoint_samples):
+            if due:
                 _state.save(folder, network, optimizer, identity, done)
                 saved()
     check_weights(network.named_parameters(), done.steps, _STAGE)

@@ -257,6 +257,11 @@ class ProjectorTrainer(Trainer):
             "" if self.init is None else projector_digest(self.init),
             "" if self.text_file is None else read_texts(Path(self.text_file)),
         ]
+        # What some models learn has changed since version 1; the others' trials stay as they are.
+        if self.connector == "instruct_qformer":
+            parts.append("the instruction is all prompts")
+        if self.connector == "perceiver_xattn" and self.interleaved is not None:
+            parts.append("the word behind a picture is told with it in sight")
         if self.audio_tower is not None:
             from winnow.stages.train._projector_run import audio_tower_digest
 

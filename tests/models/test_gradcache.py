@@ -131,6 +131,26 @@ def test_plain_accumulation_is_something_else() -> None:
     assert not torch.allclose(_gradients(parts)[name], _gradients(whole)[name], rtol=0.05)
 
 
+def test_batch_norm_is_another_function_in_parts() -> None:
+    """Why trainers refuse it: each part is normalised by its own rows."""
+    norms = nn.BatchNorm1d(4), nn.BatchNorm1d(4)
+    rows = torch.randn(BATCH, 4, generator=torch.Generator().manual_seed(5))
+
+    def towers(norm: nn.Module) -> list[Tower]:
+        return [Tower(lambda a, b: norm(rows[a:b]), BATCH)]
+
+    def loss_of(vectors: torch.Tensor) -> torch.Tensor:
+        return (vectors * rows.cos()).sum()
+
+    plain_backward(towers(norms[0]), loss_of)
+    cached_backward(towers(norms[1]), loss_of, BATCH, CPU)
+    _assert_equal(_gradients(norms[1]), _gradients(norms[0]))
+    norms[1].zero_grad()
+    cached_backward(towers(norms[1]), loss_of, 4, CPU)
+    whole, parts = (_gradients(norm)["weight"] for norm in norms)
+    assert not torch.allclose(parts, whole, rtol=0.05)
+
+
 def _assert_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
     assert found.keys() == expected.keys()
     for name, value in expected.items():

@@ -23,7 +23,7 @@ from winnow.models.conversation import Turn
 from winnow.models.generation import Sampling
 from winnow.models.lora import lora_weights
 from winnow.models.projector import Interleaved, Projector, ProjectorConfig, build_projector
-from winnow.models.projector_batch import pack_conversation
+from winnow.models.projector_batch import pack_conversation, pack_interleaved
 
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
@@ -64,13 +64,15 @@ def logits_of(
     projector: Projector, parts: list[torch.Tensor | list[int]]
 ) -> tuple[torch.Tensor, list[int]]:
     """One row without padding: image tokens (Q, L) and token lists as they stand. Returns logits
-    (T, V) and the position in them of each text token."""
+    (T, V) and the position in them of each text token. With gated layers a token sees the latest
+    picture before the token that it predicts."""
     language: Any = projector.language
     prefix = projector.gated is None
     embedded, latest, places, count, seen = [], [], [], 0, list[torch.Tensor]()
     for part in parts:
         if isinstance(part, torch.Tensor):
             seen.append(part)
+            latest[-1:] = [len(seen) - 1] * len(latest[-1:])
             if prefix:
                 embedded.append(part)
                 count += len(part)
@@ -103,7 +105,7 @@ def naive_row(projector: Projector, picture: Any, turns: list[Turn]) -> list[tor
     language = projector.language
     parts: list[torch.Tensor | list[int]] = []
     if picture is not None:
-        parts.append(image_tokens(projector, picture, turns[0].prompt))
+        parts.append(image_tokens(projector, picture, " ".join(turn.prompt for turn in turns)))
     text, counted = ([] if language.bos_id is None else [language.bos_id]), list[int]()
     for turn in turns:
         text += ids(projector, f"USER: {turn.prompt.strip()} ASSISTANT:")
@@ -340,6 +342,35 @@ def test_interleaved_loss_is_that_of_a_loop(models: dict[str, Projector], name: 
     torch.testing.assert_close(loss, -torch.stack(every).mean())
     with pytest.raises(SetupError, match="have 3 pictures together, but features of 2"):
         projector.interleaved_loss(*projector.features(shown[:2]), rows)
+
+
+@torch.no_grad()
+def test_words_behind_a_picture_are_predicted_from_it_and_from_no_other(folder: Path) -> None:
+    """Self-attention is shut, so that a logit moves with the one picture its token looks at."""
+    projector = build(folder, "perceiver_xattn")
+    open_gates(projector)
+    network: Any = projector.network
+    for layer in network.model.layers:
+        layer.self_attn.o_proj.weight.zero_()
+    row = Interleaved(parts=(0, "a red cat", 1, "two dogs"))
+    encode, language = projector.encode, projector.language
+    packed = pack_interleaved(row, encode, bos=language.bos_id, eos=language.eos_id)
+    shown, others = pictures(2), pictures(2, seed=9)
+
+    def logits(first: Any, second: Any) -> torch.Tensor:
+        features, mask = projector.features([first, second])
+        images = projector.image_tokens(features, mask, num_rows=2)
+        prepared = projector.prepare([packed], [[0, 1]], images, left=False)
+        return projector.targets(prepared)[0]
+
+    before = logits(*shown)
+    by_first = (logits(others[0], shown[1]) - before).abs().amax(dim=1)
+    by_second = (logits(shown[0], others[1]) - before).abs().amax(dim=1)
+    cat = len(ids(projector, " a red cat")) + 1  # and its end
+    assert len(before) == cat + len(ids(projector, " two dogs")) + 1
+    assert by_first[:cat].min() > 1e-3
+    assert by_second[cat:].min() > 1e-3
+    assert by_first[cat:].max() == by_second[:cat].max() == 0
 
 
 @pytest.mark.parametrize(

@@ -102,9 +102,28 @@ def test_latest_pictures_follow_the_padding() -> None:
         Packed(tokens=(8, 9), counts=(True,) * 2, images=(1,)),
     ]
     slots = [[[], []], [[]]]
-    for left, expected in ((False, [-1, 0, -1]), (True, [-1, -1, 0])):
+    for left, expected in ((False, [0, 0, -1]), (True, [-1, 0, 0])):
         layout = lay_out(rows, slots, limit=99, left=left, device=CPU)
-        assert latest_images(rows, layout).tolist() == [[0, 0, 1], expected]
+        assert latest_images(rows, layout).tolist() == [[0, 1, 1], expected]
+
+
+@pytest.mark.parametrize("bos", [BOS, None])
+def test_every_word_is_predicted_with_the_picture_before_it_in_sight(bos: int | None) -> None:
+    """Words that name their picture; an end belongs to the words before it."""
+    row = Interleaved(parts=("z", 0, "aa", "a", 1, 0, "ccc", 2, "d"))
+    packed = pack_interleaved(row, letters, bos=bos, eos=EOS)
+    layout = lay_out([packed], [[[]] * 4], limit=99, left=False, device=CPU)
+    (latest,) = latest_images([packed], layout).tolist()
+    expected, picture = [], -1
+    for token in packed.tokens[1:]:
+        expected.append(picture := {"a": 0, "c": 2, "d": 3}.get(chr(token), picture))
+    said = "".join(map(chr, packed.tokens[1:]))
+    # The space before a word is the first token behind a picture, and nothing names it.
+    starts = [at for at, letter in enumerate(said) if letter == " "]
+    for at in starts:
+        expected[at] = expected[at + 1]
+    assert latest[:-1] == expected
+    assert sorted(set(expected)) == [-1, 0, 2, 3]
 
 
 @pytest.mark.parametrize(

@@ -333,7 +333,7 @@ def test_on_the_cpu_the_memory_bounds_the_batch(make: Any, monkeypatch: pytest.M
 def test_a_batch_of_huge_pictures_goes_early(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     stage, state = make(batch_size=8)
     expected = annotate(stage, state, batch(IMAGES[:8]))
-    monkeypatch.setattr(_caption_local, "_HELD_BYTES", 3 * 2000)
+    monkeypatch.setattr(_caption_local, "HELD_BYTES", 3 * 2000)
     state.captioner = limited = Limited(state.captioner)
     assert texts(annotate(stage, state, batch(IMAGES[:8]))) == texts(expected)
     assert set(limited.sizes) == {8}

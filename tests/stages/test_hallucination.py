@@ -120,6 +120,16 @@ def test_the_raw_caption_supports_what_it_names(folder: Path) -> None:
     assert len(alone[0]["unsupported_objects"][0]) > len(expected[0])
 
 
+def test_what_a_text_denies_is_neither_named_nor_supported(folder: Path) -> None:
+    supported = supported_by_a_naive_loop(folder, picture(0), 3, 1)
+    one, two = [name for name in ("cat", "dog", "owl") if name not in supported][:2]
+    texts = [f"There is no {one}.", f"a {two} without {one}s", f"{one}s or {two}s"]
+    raw = f"no {one} or {two}"
+    (row,) = checked(folder, [picture(0)], [texts], [raw], rank_share=0.01)
+    assert row["unsupported_objects"] == [[], [two], [one, two]]
+    assert row["num_unsupported_objects"] == 2
+
+
 def test_a_full_share_supports_everything_and_one_text_is_one_list(folder: Path) -> None:
     texts = ["a cat and an owl", "a dog"]
     images: list[bytes | None] = [picture(0), picture(1)]

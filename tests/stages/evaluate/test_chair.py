@@ -14,7 +14,8 @@ from tests.stages.evaluate.captioners import captioner, world
 from tests.stages.evaluate.subjects import overall
 from winnow.contracts.trial import Captioner, Generated
 from winnow.stages._object_statistics import count_objects
-from winnow.stages.evaluate.chair import Chair
+from winnow.stages._objects import Vocabulary
+from winnow.stages.evaluate.chair import Chair, sentences
 
 ROWS = pa.table(
     {
@@ -41,6 +42,7 @@ def test_known_answers() -> None:
     assert got == {
         "chair.chair_i": 2 / 4,  # the cat of a, twice; "bus", "puppy" and "yeti" are no names
         "chair.chair_s": 1 / 4,
+        "chair.chair_sentence": 1 / 4,
         "chair.recall": 2 / 4,
         "chair.num_mentions": 1.0,
         "chair.num_words": (7 + 4 + 2 + 2) / 4,
@@ -72,4 +74,47 @@ def test_items_have_the_mean_and_silence_shows_in_recall() -> None:
     assert 0.05 < score.value < 0.5
     silent = overall(Chair(objects="objects").measure(captioner(rows, "silent")))
     assert silent["chair.chair_i"] is None
+    assert silent["chair.chair_sentence"] is None
     assert silent["chair.chair_s"] == silent["chair.recall"] == silent["chair.num_words"] == 0
+
+
+def test_sentences_with_a_wrong_object_are_those_of_a_naive_loop() -> None:
+    rows = world(50)
+    subject = captioner(rows)
+    vocabulary = Vocabulary({name for row in rows.to_pylist() for name in row["objects"]})
+    wrong = total = 0
+    several = False
+    answers = subject.generate(range(50), [""] * 50, 192)
+    for answer, row in zip(answers, rows.to_pylist(), strict=True):
+        parts = [part for part in answer.text.split(".") if part.strip()]
+        bad = 0
+        for part in parts:
+            bad += any(m.name not in row["objects"] for m in vocabulary.mentions(part))
+        several |= 0 < bad < len(parts)
+        wrong, total = wrong + bad, total + len(parts)
+    got = overall(Chair(objects="objects").measure(subject))
+    assert several
+    assert got["chair.chair_sentence"] == pytest.approx(wrong / total)
+    assert got["chair.chair_sentence"] < got["chair.chair_s"]
+
+
+def test_where_sentences_end() -> None:
+    text = ' "A cat!" Two dogs (and 3.5 mice?!)\nSt. 1. ...A yeti'
+    found = [text[a:b].strip() for a, b in sentences(text)]
+    assert found == ['"A cat!"', "Two dogs (and 3.5 mice?!)", "St.", "...A yeti"]
+    assert sentences("") == sentences(" .\n12. ") == []
+
+
+def test_what_is_denied_is_neither_wrong_nor_right() -> None:
+    answers = [
+        "A dog. There is no cat.",  # a true denial
+        "No cat. No dog.",  # a false one recalls nothing
+        "There are no cats or dogs.",
+        "No dog but a cat.",
+    ]
+    got = overall(Chair(objects="objects").measure(says(answers)))
+    assert got["chair.chair_i"] == 1 / 2
+    assert got["chair.chair_s"] == 1 / 4
+    assert got["chair.chair_sentence"] == 1 / 6
+    assert got["chair.recall"] == 1 / 4
+    assert got["chair.num_mentions"] == 2 / 4

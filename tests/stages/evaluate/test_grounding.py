@@ -6,11 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from tests.stages.evaluate.captioners import NAMES, captioner, world
 from tests.stages.evaluate.subjects import overall
 from winnow.contracts.errors import SetupError
+from winnow.contracts.trial import Generated
 from winnow.stages._objects import Vocabulary, words_of
 from winnow.stages.evaluate.grounding import Grounding, others, part_of
 
@@ -84,6 +86,42 @@ def test_the_use_of_the_picture_is_named_for_its_kind() -> None:
     assert got["grounding.gate_ratio_1"] > 0.6 > 0.4 > got["grounding.gate_ratio_2"]
     without = overall(Grounding(objects="objects").measure(captioner(ROWS, use="")))
     assert not [name for name in without if "gate" in name or "attention" in name]
+
+
+def test_attention_on_unequal_prefixes_is_two_metrics() -> None:
+    """facts of the world's captioner: 4 image tokens."""
+    base = captioner(ROWS)
+    long = replace(base, facts={**base.facts, "image_tokens": 196.0})
+    sound = replace(base, facts={**base.facts, "audio_tokens": 12.0})
+    grounding = Grounding(objects="objects", num_parts=2)
+    lengths = {4: base, 196: long, 16: sound}
+    for length, subject in lengths.items():
+        got = overall(grounding.measure(subject))
+        names = {name for name in got if "attention" in name}
+        start = f"grounding.attention_mass_{length}"
+        assert names == {start, f"{start}_1", f"{start}_2"}
+        assert got[start] == pytest.approx(0.5)
+        assert got[f"{start}_1"] > 0.6 > 0.4 > got[f"{start}_2"]
+
+
+def test_what_is_denied_is_not_hallucinated_and_no_object() -> None:
+    def denies(rows: Any, prompts: Any, most: int) -> list[Generated]:
+        said = Generated(text="There is no yeti.", log_likelihood=0, num_tokens=4, finished=True)
+        return [said for _ in rows]
+
+    captions = ["A dog without a yeti .", "A cat and no dog ."] * 15
+    rows = pa.table({"key": KEYS, "caption": captions, "objects": [["dog"], ["cat", "yeti"]] * 15})
+    subject = replace(captioner(rows), generate=denies)
+    got = overall(Grounding(objects="objects", num_parts=2, seed=4).measure(subject))
+    assert got["grounding.hallucinated_1"] is got["grounding.hallucinated_2"] is None
+    drops: dict[bool, list[float]] = {True: [], False: []}
+    for row, other in enumerate(others(KEYS, 4)):
+        seen = captions[other].split()
+        for word in captions[row].split():
+            is_object = word == ("dog", "cat")[row % 2]
+            drops[is_object].append(np.log(0.6) - np.log(0.6 if word in seen else 0.1))
+    assert got["grounding.drop_objects"] == pytest.approx(np.mean(drops[True]))
+    assert got["grounding.drop_rest"] == pytest.approx(np.mean(drops[False]))
 
 
 def test_one_picture_has_no_other() -> None:

@@ -17,7 +17,7 @@ from tests.stages.evaluate.subjects import (
     vector_of,
 )
 from winnow.contracts.errors import RecipeError, SetupError
-from winnow.stages.evaluate.zero_shot import ZeroShot, class_vectors
+from winnow.stages.evaluate.zero_shot import OPENAI_IMAGENET, ZeroShot, class_vectors, written
 
 CLASSES = ("apple", "boat", "cat", "dog", "egg", "fox", "goat")
 TEMPLATES = ("a {}", "the {} and {{}}", "{}")
@@ -53,6 +53,20 @@ def test_templates_that_cancel_out_give_no_class_its_vector() -> None:
         return np.array([[1.0, 0.0] if "not" in t else [-1.0, 0.0] for t in texts], np.float32)
 
     assert class_vectors(opposite, ["a", "b"], ["{}", "not {}"]).tolist() == [[0, 0], [0, 0]]
+
+
+def test_openai_s_templates_are_open_clip_s() -> None:
+    import open_clip
+
+    found = written([OPENAI_IMAGENET])
+    assert len(found) == 80
+    assert [t.replace("{}", "cat") for t in found] == [
+        template("cat") for template in open_clip.OPENAI_IMAGENET_TEMPLATES
+    ]
+    assert written(("a {}.",)) == ("a {}.",)
+    assert ZeroShot(label="x", templates=(OPENAI_IMAGENET,)).templates == (OPENAI_IMAGENET,)
+    with pytest.raises(RecipeError, match="has no {}"):
+        ZeroShot(label="x", templates=(OPENAI_IMAGENET, "a {}."))
 
 
 def test_accuracies_are_scikit_learns() -> None:

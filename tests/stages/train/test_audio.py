@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ from winnow.models.contrastive import load_model
 from winnow.stages._audio import decode_audio, encode_audio, to_mono
 from winnow.stages._media import MediaCaps
 from winnow.stages.evaluate.retrieval import Retrieval
-from winnow.stages.train._audio_loop import backward, places_of
+from winnow.stages.train import _audio_loop
+from winnow.stages.train._audio_loop import _rate, backward, places_of
 from winnow.stages.train._audio_network import Towers, mask_spectrograms, new_network
 from winnow.stages.train._audio_run import _read
 from winnow.stages.train._config import TrainConfig
@@ -305,6 +307,20 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_step(
             train, tmp_path, num_samples=640, seed=1
         )
     assert not caught.value.retryable
+
+
+def test_a_broken_state_is_never_written_so_the_next_run_heals(
+    bound: Path, start: str, train: Dataset, tmp_path: Path
+) -> None:
+    """A fault at a step with a state; the one before it ends like a run without the fault."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_audio_loop, "_rate", lambda n, c: math.inf if n == 29 else _rate(n, c))
+        with pytest.raises(ShardError, match="are not finite after step 30;"):
+            bind(start).train(train, tmp_path, num_samples=960, seed=1)
+    seen: list[int] = []
+    bind(start).train(train, tmp_path, num_samples=960, seed=1, progress=seen.append)
+    assert sum(seen) == 960 - 20 * 16
+    assert (tmp_path / AUDIO_WEIGHTS).read_bytes() == (bound / AUDIO_WEIGHTS).read_bytes()
 
 
 def test_members_that_cannot_be_read(start: str, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from winnow.models.losses import Outputs, contrastive_loss
 from winnow.pipeline.cli_train import train as train_command
 from winnow.stages.clip_score import ClipScore
 from winnow.stages.train.contrastive import Progress, TrainConfig, augment
+from winnow.stages.train.loop import _rate
 from winnow.stages.train.on_shards import train_on_shards
 from winnow.stages.train.shards import batch_indices, load_samples, shard_paths
 
@@ -220,6 +221,24 @@ def test_weights_that_the_last_step_breaks_are_no_model(
             train_on_shards([str(shards)], tmp_path, config, model=model, num_threads=1)
     assert not caught.value.retryable
     assert not (tmp_path / "training.json").exists()
+
+
+@pytest.mark.parametrize(("broken", "kept"), [(40, 20), (100, 80)])
+def test_a_broken_state_is_never_written_so_the_next_run_heals(
+    broken: int, kept: int, trained: Path, shards: Path, model: str, tmp_path: Path
+) -> None:
+    """A fault at a step with a state, among them the last: the state before it goes on."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "winnow.stages.train.loop._rate",
+            lambda step, config: math.inf if step + 1 == broken else _rate(step, config),
+        )
+        with pytest.raises(ShardError, match=f"are not finite after step {broken};"):
+            train_on_shards([str(shards)], tmp_path, CONFIG, model=model, num_threads=1)
+    state = tmp_path / "training_state.pt"
+    assert torch.load(state, weights_only=True)["step"] == kept
+    train_on_shards([str(shards)], tmp_path, CONFIG, model=model, num_threads=1)
+    assert find_model(str(tmp_path)).digest() == find_model(str(trained)).digest()
 
 
 def _draw(seed: int, count: int) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from winnow.contracts.trial import Captioner, Dataset
 from winnow.models.matching import load_matching
 from winnow.models.matching_files import find_matching
 from winnow.models.projector_files import find_projector, load_projector
+from winnow.stages.train._projector_schedule import Phase
 from winnow.stages.train.projector import ProjectorTrainer
 
 from .cards import COLORS, card, write_shard
@@ -411,6 +413,24 @@ def test_a_state_of_another_run_is_refused(
     for other in ({"learning_rate": 1e-4}, {"prompt": "What is this?"}, {"captions": "json"}):
         with pytest.raises(SetupError, match="other parameters or data"):
             dataclasses.replace(trainer, **other).train(data, tmp_path, num_samples=64, seed=0)
+
+
+def test_a_broken_state_is_never_written_so_the_next_run_heals(
+    data: Dataset, parts: dict[str, str], tmp_path: Path
+) -> None:
+    """A fault at a step with a state; the one before it ends like a run without the fault."""
+    trainer, rate = _trainer(parts, checkpoint_samples=16), Phase.rate
+    expected = trainer.train(data, tmp_path / "whole", num_samples=48, seed=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Phase, "rate", lambda phase, n: math.inf if n == 3 else rate(phase, n))
+        with pytest.raises(ShardError, match="are not finite after step 4;") as caught:
+            trainer.train(data, tmp_path / "cut", num_samples=48, seed=1)
+    assert not caught.value.retryable
+    seen: list[int] = []
+    found = trainer.train(data, tmp_path / "cut", num_samples=48, seed=1, progress=seen.append)
+    assert sum(seen) == 48 - 2 * 8
+    assert found == expected
+    assert _weights(tmp_path / "cut") == _weights(tmp_path / "whole")
 
 
 def test_a_loss_that_is_not_finite_fails_with_its_step(
