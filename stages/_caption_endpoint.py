@@ -14,7 +14,7 @@ import math
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -109,9 +109,11 @@ class EndpointWorker:
         self.options = options
         self._thread = LoopThread("winnow-caption", lambda: EndpointClient(options))
 
-    def submit(self, image: bytes, kind: ImageFormat, seed: int) -> Future[list[Candidate]]:
-        """Start one row; its result raises FetchFailure with a code."""
-        return self._thread.submit(self._thread.client.caption(image, kind, seed))
+    def submit(
+        self, image: bytes, kind: ImageFormat, seed: int, prompt: str | None = None
+    ) -> Future[list[Candidate]]:
+        """Start one row, asked prompt, or the options'; its result raises FetchFailure."""
+        return self._thread.submit(self._thread.client.caption(image, kind, seed, prompt))
 
     def check(self) -> None:
         """Raise SetupError where the server cannot be reached or refuses the key."""
@@ -165,9 +167,12 @@ class EndpointClient:
             msg = f"caption: {url} answers {status}; name the variable of a valid key: api_key_env"
             raise SetupError(msg)
 
-    async def caption(self, image: bytes, kind: ImageFormat, seed: int) -> list[Candidate]:
+    async def caption(
+        self, image: bytes, kind: ImageFormat, seed: int, prompt: str | None = None
+    ) -> list[Candidate]:
         """Return the candidates for one image; raises FetchFailure."""
-        body = _request(self._options, image, kind, seed)
+        options = self._options if prompt is None else replace(self._options, prompt=prompt)
+        body = _request(options, image, kind, seed)
         budget = Budget(self._options.timeout_s)
         for attempt in range(self._options.retries + 1):
             try:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from winnow.models.conversation import Turn
+from winnow.stages._conversations import Kind
 
 WRITTEN_PROMPT = (
     "Write a conversation between a person who asks about this picture and an assistant who sees "
@@ -13,7 +14,26 @@ WRITTEN_PROMPT = (
     "where things are, what somebody does. Write three to five pairs, each as two lines: one that "
     "starts with 'Q:', and one that starts with 'A:'. Write nothing else."
 )
-"""What the stage ``caption`` can ask a model on a server for (``engine: endpoint``)."""
+DETAIL_PROMPT = (
+    "Write one question that asks for a detailed description of this picture, and its answer for "
+    "somebody who cannot see it. Say in the answer, in whole sentences, what there is, how many, "
+    "which colors, where things are, what somebody does. Say only what the picture shows for "
+    "certain. Write two parts: one that starts with 'Q:', and one that starts with 'A:'. Write "
+    "nothing else."
+)
+REASONING_PROMPT = (
+    "Write one question about this picture whose answer takes thought: why something is as it is, "
+    "what will come of it, what somebody has to mind, what follows from what is there. Ask only "
+    "what the picture answers for certain. Begin the answer with what is seen, and go on step by "
+    "step to what follows from it. Write two parts: one that starts with 'Q:', and one that starts "
+    "with 'A:'. Write nothing else."
+)
+INSTRUCTIONS: Mapping[Kind, str] = {
+    "conversation": WRITTEN_PROMPT,
+    "detail": DETAIL_PROMPT,
+    "reasoning": REASONING_PROMPT,
+}
+"""What the stage ``caption`` asks a model for, by the kind of Liu et al. 2023."""
 _MARK = re.compile(
     r"^[ \t*#>-]{0,8}(?:(?P<q>q|question|human|user)|(?P<a>a|answer|assistant|gpt))"
     r"[ \t]*\d*[ \t]*[*]*[ \t]*[:.)][ \t]*[*]*\s*",

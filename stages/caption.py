@@ -4,60 +4,59 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import deque
-from collections.abc import Iterable
-from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
 
 from winnow.contracts.errors import RecipeError, SetupError
-from winnow.contracts.identity import stable_hash64
-from winnow.contracts.media import DecodedImage, Media, MediaFailure
-from winnow.contracts.parameters import effort, result
+from winnow.contracts.media import Media
+from winnow.contracts.parameters import effort, later, result
 from winnow.contracts.registry import register_stage
 from winnow.contracts.stage import Resources, Stage, WorkerOptions
 from winnow.models.conversation import CAPTION_PROMPT
 from winnow.stages import _clip_batch
+from winnow.stages._caption_asking import Asking, with_prompts
 from winnow.stages._caption_endpoint import (
     TRANSIENT_CODES,
     EndpointOptions,
     EndpointWorker,
     ImageFormat,
-    encoded_image,
     parse_endpoint,
     server_name,
 )
 from winnow.stages._caption_engines import captioner_digest, load_captioner
 from winnow.stages._caption_folds import FoldedWorker
 from winnow.stages._caption_local import MOST_ON_GPU, BatchSize, LocalOptions, LocalWorker
-from winnow.stages._caption_rows import Candidate, CaptionRow, caption_row, columns, failed
+from winnow.stages._caption_prompt import Prompt, asked_text, named_column, parse_prompt
+from winnow.stages._caption_rows import columns
 from winnow.stages._clip_batch import Device, Precision
-from winnow.stages._fetch import FetchFailure
+from winnow.stages._conversations import Kind
 
 Engine = Literal["projector", "hf", "endpoint"]
 CaptionWorker = LocalWorker | FoldedWorker | EndpointWorker
 NAME = "caption"
 
 
-@register_stage(NAME, version=1)
+@register_stage(NAME, version=2)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Caption(Stage):
     """Describe each image in words, once or several times.
 
     Reads:   <image_column>: large_binary, encoded bytes.
              <fold>: string, with ``models`` only.
+             Of engine=endpoint: what ``prompt`` names, string or list<string>.
     Writes:  <column> (synthetic_captions): list<string>, 1 to num_candidates texts, none twice, the
                  one most likely per token first; null exactly when <column>_error is set.
              <column>_log_likelihood (synthetic_captions_log_likelihood): list<float32>, of each
                  text, <= 0: the sum of the natural logarithms of its tokens' probabilities under
                  the model's whole distribution at temperature 1, the end-of-text token included
-                 where it came; a server's are summed as it gives them. An element is null, and the
-                 texts are in the server's order, where it gives none.
+                 where it came; a server's are summed as it gives them. An element is null where
+                 it gives none; such texts come last, in the server's order.
              <column>_model (synthetic_captions_model): string, the model's digest; of a server
                  "host:port model".
-             <column>_prompt (synthetic_captions_prompt): string, what was asked, "" for nothing.
+             <column>_prompt (synthetic_captions_prompt): string, what was asked, "" for nothing;
+                 with the row's own words where the prompt names columns.
              <column>_error (synthetic_captions_error): string; null, or a code below. The other
                  columns are null where it is set.
     Cost:    a forward pass over picture and prompt per batch (engine hf: per candidate), one pass
@@ -65,14 +64,15 @@ class Caption(Stage):
              says so. engine=endpoint: one request per row and attempt.
     Fails:   a bad row never raises. Codes (* = transient: ``--retry-failed`` asks again):
         missing, too_large, undecodable   the image; undecodable too where the model's own
-                             preprocessing does not take it
+                             preprocessing does not take it, or memory does not hold it alone
         empty_caption        no candidate has a word
         too_long             all candidates were cut at max_tokens (or were empty) and keep_cut is
                              not set
         not_finite           the model overflows (fp16) or its server says so
         unknown_fold         no model for that fold
         Of engine=endpoint only:
-        unreachable        * no connection, or it was lost
+        unreachable        * no connection, or it was lost; or the server was left alone for a
+                             while: 20 requests in a row were lost, or timed out in its silence
         timeout            * timeout_s is over, pauses and retries included
         garbage            * an answer that is not the documented JSON, or over 1 MiB
         refused              the server declines to describe it (content filter)
@@ -86,8 +86,9 @@ class Caption(Stage):
     models, fold: in place of ``model``, K captioners that were trained on folds of these very rows,
         model k on all folds but "k": it captions fold "k". A row whose fold is null trained none,
         and hash(uid) chooses. Not for engine="endpoint".
-    engine="hf": any image-to-text model (BLIP, BLIP-2, LLaVA, SmolVLM ...) by folder (./folder) or
-        by its name on the hub (org/name, org/name@revision); safetensors only, no code from there.
+    engine="hf": any image-to-text model (BLIP, BLIP-2, GIT, ViT-GPT2, LLaVA, SmolVLM ...) by folder
+        (./folder) or by its name on the hub (org/name, org/name@revision); safetensors only, no
+        code from there.
         Its own settings of ``generate`` (beams, penalties) are not used. Needs the extra
         ``captions``.
     engine="endpoint": model is the name by which an OpenAI-compatible server (vLLM and others) at
@@ -96,6 +97,13 @@ class Caption(Stage):
     prompt: null = what a projector was trained with; "Describe the picture." for models with a chat
         template and servers; nothing for other models, where text stands before the caption as it
         is written (BLIP).
+        Of engine="endpoint" it may hold the row's own words, such as labels and captions: {column}
+        stands for a string, {column:list} for a list<string>, an element a line; a null is no words
+        (``when`` leaves such rows out). Write a brace that is meant as it is twice. The words go to
+        the server as they are. Other engines take braces as they stand, but refuse {column}.
+    instruction: ask for instruction data of this kind, as the stage ``instructions`` reads it from
+        <column>, by the packaged prompt of ``winnow.stages._written_turns``; ``prompt``, where
+        there is one, comes before it. Such answers are long: max_tokens of 256 (detail) to 512.
     sampling: "greedy", or "nucleus": from the likeliest tokens that together have top_p (Holtzman
         et al. 2020), at this temperature. seed: a text's random numbers depend on seed, uid,
         candidate and place only, so retries, other batches and orders give the same. (A server gets
@@ -126,6 +134,7 @@ class Caption(Stage):
     models: tuple[str, ...] = effort(())
     fold: str = result("fold")
     prompt: str | None = result(None)
+    instruction: Kind | None = later(None)
     sampling: Literal["greedy", "nucleus"] = result("greedy")
     num_candidates: int = result(1)
     top_p: float = result(0.9)
@@ -159,6 +168,7 @@ class Caption(Stage):
             device=self.device,
         )
         _clip_batch.check_column(NAME, self.column, (self.image_column, self.fold))
+        self._check_prompt()
         self._check_models()
         _require(1 <= self.num_candidates <= 64, "num_candidates", self.num_candidates, "in 1..64")
         _require(0 < self.top_p <= 1, "top_p", self.top_p, "above 0, at most 1")
@@ -183,6 +193,22 @@ class Caption(Stage):
             _require(bool(name.strip()), "model", name, "a folder or a name")
         _require(bool(self.fold), "fold", self.fold, "the name of a string column")
 
+    def _check_prompt(self) -> None:
+        if self.engine != "endpoint":
+            named = named_column(self.prompt or "")
+            if named is not None:
+                msg = f"caption: prompt has {named}; only engine='endpoint' puts columns into it"
+                raise RecipeError(msg)
+            return
+        taken = {"uid", self.image_column, *self.writes.names}
+        own = [name for name in self._row_prompt.columns if name in taken]
+        if own:
+            msg = (
+                f"caption: prompt has {{{own[0]}}}, which is no text, or what this stage writes; "
+                "name columns of text that are there before it"
+            )
+            raise RecipeError(msg)
+
     def _check_endpoint(self) -> None:
         if self.engine == "endpoint":
             parse_endpoint(self.url)
@@ -201,9 +227,10 @@ class Caption(Stage):
 
     @property
     def reads(self) -> pa.Schema:
-        """The image's bytes, and the fold where there is a model for each."""
-        columns: dict[str, pa.DataType] = {self.image_column: pa.large_binary()}
-        return pa.schema(columns | ({self.fold: pa.string()} if self.models else {}))
+        """The image's bytes, the fold where there is a model for each, what the prompt names."""
+        named = self._row_prompt.columns if self.engine == "endpoint" else {}
+        fold = {self.fold: pa.string()} if self.models else {}
+        return pa.schema({self.image_column: pa.large_binary(), **fold, **named})
 
     @property
     def writes(self) -> pa.Schema:
@@ -229,8 +256,8 @@ class Caption(Stage):
 
     @property
     def batch_rows(self) -> int | None:
-        """Whole batches, for a model whose last bits depend on their shape; two at least, so that one
-        is prepared while another is written."""
+        """Whole batches, for a model whose last bits depend on their shape; two at least, so that
+        one is prepared while another is written."""
         if self.engine == "endpoint":
             return None
         size = MOST_ON_GPU if isinstance(self.batch_size, str) else self.batch_size
@@ -242,7 +269,8 @@ class Caption(Stage):
         if self.engine != "endpoint":
             return ()
         where = server_name(parse_endpoint(self.url))
-        return (f"sends every image to {where}, {self.concurrency} at once from each worker",)
+        what = ", ".join(["every image", *self._row_prompt.columns])
+        return (f"sends {what} to {where}, {self.concurrency} at once from each worker",)
 
     def model_digest(self) -> str:
         """Digest of weights, configuration, tokenizer, preprocessing; a server's model by name."""
@@ -252,6 +280,11 @@ class Caption(Stage):
         if not self.models:
             return found[0]
         return hashlib.blake2b("\n".join(found).encode(), digest_size=16).hexdigest()
+
+    @property
+    def _row_prompt(self) -> Prompt:
+        asked = asked_text(self.prompt, self.instruction)
+        return parse_prompt(CAPTION_PROMPT if asked is None else asked)
 
     @property
     def _names(self) -> tuple[str, ...]:
@@ -297,13 +330,22 @@ class Caption(Stage):
             return columns(state.caption(uids, images, folds), state.prompt, self.writes)
         if isinstance(state, LocalWorker):
             return columns(state.caption(uids, images), state.captioner.prompt, self.writes)
-        return columns(self._ask(state, uids, images), state.options.prompt, self.writes)
+        prompts = self._row_prompt.texts(batch) if self._row_prompt.columns else None
+        asking = Asking(
+            seed=self.seed,
+            image_side=self.image_side,
+            image_format=self.image_format,
+            keep_cut=self.keep_cut,
+        )
+        rows = asking.ask(state, uids, images, prompts)
+        out = columns(rows, state.options.prompt, self.writes)
+        return out if prompts is None else with_prompts(out, prompts, f"{self.column}_prompt")
 
     def _local(self, name: str, options: LocalOptions) -> LocalWorker:
         captioner = load_captioner(
             self.engine,
             name,
-            prompt=self.prompt,
+            prompt=asked_text(self.prompt, self.instruction),
             max_tokens=self.max_tokens,
             num_threads=self.num_threads,
             device=self.device,
@@ -333,7 +375,7 @@ class Caption(Stage):
             EndpointOptions(
                 url=parse_endpoint(self.url),
                 model=self.model or "",
-                prompt=CAPTION_PROMPT if self.prompt is None else self.prompt,
+                prompt=self._row_prompt.constant,
                 request=request,
                 api_key=key,
                 timeout_s=self.timeout_s,
@@ -341,49 +383,6 @@ class Caption(Stage):
                 retries=self.retries,
             )
         )
-
-    def _ask(
-        self,
-        worker: EndpointWorker,
-        uids: list[bytes],
-        items: Iterable[DecodedImage | MediaFailure],
-    ) -> list[CaptionRow]:
-        """Send the rows as their images come; each answer goes to the row that asked."""
-        rows: list[CaptionRow] = [failed("undecodable")] * len(uids)
-        asked: deque[tuple[int, Future[list[Candidate]]]] = deque()
-        model = f"{server_name(worker.options.url)} {self.model}"
-
-        def receive() -> None:
-            row, future = asked.popleft()
-            try:
-                rows[row] = caption_row(future.result(), model=model, keep_cut=self.keep_cut)
-            except FetchFailure as failure:
-                rows[row] = failed(failure.code)
-
-        try:
-            for row, (uid, item) in enumerate(zip(uids, items, strict=True)):
-                image = self._encoded(item) if isinstance(item, DecodedImage) else None
-                if isinstance(item, str):
-                    rows[row] = failed(item)
-                elif image is not None:
-                    seed = stable_hash64(self.seed, uid) & 0x7FFF_FFFF
-                    asked.append((row, worker.submit(image, self.image_format, seed)))
-                if len(asked) > 2 * self.concurrency:  # each holds an encoded image
-                    receive()
-            while asked:
-                receive()
-        finally:
-            for _, future in asked:
-                future.cancel()  # Ctrl-C in this thread must end the batch in the other
-        return rows
-
-    def _encoded(self, item: DecodedImage) -> bytes | None:
-        from winnow.models.contrastive import to_rgb
-
-        try:
-            return encoded_image(to_rgb(item.pixels), self.image_side, self.image_format)
-        except (OSError, ValueError, MemoryError):
-            return None
 
 
 def _require(good: bool, name: str, value: object, allowed: str) -> None:

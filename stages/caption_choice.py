@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -20,49 +20,62 @@ from winnow.contracts.stage import Stage
 NAME = "caption_choice"
 Source = Literal["raw", "synthetic"]
 Policy = Literal["raw", "synthetic", "better", "all_passing", "raw_else_synthetic_else_drop", "mix"]
+T = TypeVar("T", str, float)
 _NEEDS_THRESHOLD = ("raw_else_synthetic_else_drop",)
 
 
 class Caption(NamedTuple):
-    """One caption that is there. score: None where it has none (null and NaN).
+    """One caption that is there. scores: one per scorer; None where it has none (null and NaN).
 
     refused: it names an object that is not in the picture, as far as one can tell.
     """
 
     text: str
-    score: float | None
+    scores: tuple[float | None, ...]
     source: Source
     refused: bool = False
+
+    @property
+    def score(self) -> float | None:
+        """The first scorer's, by which captions are ranked; None where nothing scored it."""
+        return self.scores[0] if self.scores else None
 
 
 def captions(
     texts: Sequence[str | None],
-    scores: Sequence[float | None],
+    scores: Sequence[Sequence[float | None]],
     source: Source,
     unsupported: Sequence[Sequence[str | None] | None] = (),
 ) -> list[Caption]:
-    """Return those that are there, in their order; scores and lists may be fewer than texts."""
+    """Return those that are there, in their order.
+
+    scores: a list per scorer; these and unsupported may be shorter than texts.
+    """
     found = []
     for place, text in enumerate(texts):
         if text is not None and text.strip():
-            score = scores[place] if place < len(scores) else None
-            known = None if score is None or math.isnan(score) else score
+            given = (one[place] if place < len(one) else None for one in scores)
+            known = tuple(None if s is None or math.isnan(s) else s for s in given)
             refused = place < len(unsupported) and bool(unsupported[place])
             found.append(Caption(text, known, source, refused))
     return found
 
 
-def passing(found: Sequence[Caption], threshold: float | None) -> list[Caption]:
-    """Return the captions at or above the threshold (None: all), the best first, no text twice.
+def passing(found: Sequence[Caption], thresholds: Sequence[float]) -> list[Caption]:
+    """Return the captions that pass every threshold, the best first, no text twice.
 
-    One without a score passes no threshold, and comes after those that have one. Equal scores keep
-    their order.
+    thresholds: one per scorer, at or above which a caption passes; () = all pass. One without a
+    score passes no threshold on it, and comes after those that have one in the order, which is by
+    the first scorer. Equal scores keep their order.
     """
 
     def passes(caption: Caption) -> bool:
         if caption.refused:
             return False
-        return threshold is None or (caption.score is not None and caption.score >= threshold)
+        if not thresholds:
+            return True
+        pairs = zip(caption.scores, thresholds, strict=True)
+        return all(score is not None and score >= least for score, least in pairs)
 
     passed = [caption for caption in found if passes(caption)]
     passed.sort(key=lambda c: (c.score is None, -(c.score or 0.0)))
@@ -87,7 +100,7 @@ def choose(
         return raw or synthetic
     if policy == "mix":
         return (synthetic or raw) if synthetic_first else (raw or synthetic)
-    both = passing([*raw, *synthetic], None)
+    both = passing([*raw, *synthetic], ())
     if policy == "all_passing":
         return both
     return [c for c in both if c.source == both[0].source]
@@ -118,15 +131,27 @@ class CaptionChoice(Stage):
     not. NaN is null. A text that comes twice counts once. A null of one source never loses the
     other.
 
-    Reads:   <text_column> (text): string, the raw caption.  <raw_score> (clip_score): float32.
-             <synthetic> (synthetic_captions): list<string>.  <synthetic_scores> (caption_scores):
-             list<float32>, one per synthetic caption, from the same scorer as <raw_score>: CLIP's
-             cosine or a matching head's probability.  <unsupported>: list<list<string>>, see
-             ``hallucination``. Only those that the policy looks at.
+    Several scorers, CLIP and a matching head, judge together where lists name their columns in one
+    order; a caption passes if each of its scores is at least its threshold, and none is null:
+
+        raw_score: [clip_score, match_score]
+        synthetic_scores: [caption_scores, synthetic_match]
+        threshold: [0.28, 0.5]
+
+    The first ranks: "best", "better" and every order are by it alone.
+
+    Reads:   <text_column> (text): string, the raw caption.  <raw_score> (clip_score): float32, each
+             that is named.  <synthetic> (synthetic_captions): list<string>.  <synthetic_scores>
+             (caption_scores): list<float32>, one per synthetic caption, from the same scorer as
+             <raw_score>: CLIP's cosine or a matching head's probability; each that is named.
+             <unsupported>: list<list<string>>, see ``hallucination``. Only those that the policy
+             looks at.
     Writes:  <column> (chosen_caption): string, the best of those that the policy takes.
              <column>_all (chosen_caption_all): list<string>, all that it takes, best first.
              <column>_source (chosen_caption_source): string, "raw" | "synthetic", of <column>.
-             <column>_score (chosen_caption_score): float32, of <column>; null where it has none.
+             <column>_score (chosen_caption_score): float32, of <column>, the first scorer's; null
+             where it has none. Further scores have no column here: they are in those of their
+             stages, at the caption's place.
              <column>_error: string (chosen_caption_error); null, "no_caption" (nothing passes: the
              policy drops the row, see the filter ``has_caption``) or "missing" (the sources that
              the policy looks at have no text at all). The others are null exactly then, the score
@@ -136,21 +161,21 @@ class CaptionChoice(Stage):
 
     Texts and scores of both sources stay in their own columns, and exports carry them.
 
-    threshold: of both sources; null = whatever is there passes.
+    threshold: of both sources, one per scorer; null = whatever is there passes.
     share, seed: of a mix; the draw is ``stable_hash64("caption_choice", seed, uid)``.
-    raw_score, synthetic_scores: null = that source has no scores.
+    raw_score, synthetic_scores: a column, or a list of them; null = that source has no scores.
     unsupported: a synthetic caption with a name in its list does not pass; null = not looked at. A
     row or caption that has no list was not measured, and passes.
     """
 
     policy: Policy = result("better")
-    threshold: float | None = result(None)
+    threshold: float | tuple[float, ...] | None = result(None)
     share: float = result(0.5)
     seed: int = result(0)
     text_column: str = result("text")
-    raw_score: str | None = result("clip_score")
+    raw_score: str | tuple[str, ...] | None = result("clip_score")
     synthetic: str = result("synthetic_captions")
-    synthetic_scores: str | None = result("caption_scores")
+    synthetic_scores: str | tuple[str, ...] | None = result("caption_scores")
     unsupported: str | None = result(None)
     column: str = result("chosen_caption")
 
@@ -159,13 +184,19 @@ class CaptionChoice(Stage):
         if not 0 <= self.share <= 1:
             msg = f"{NAME}: share={self.share}; use the share of synthetic captions, in [0, 1]"
             raise RecipeError(msg)
-        if self.threshold is not None and not math.isfinite(self.threshold):
-            msg = f"{NAME}: threshold={self.threshold} is no score; use one such as 0.28, or null"
-            raise RecipeError(msg)
+        for name in ("threshold", "raw_score", "synthetic_scores"):
+            if getattr(self, name) == ():
+                msg = f"{NAME}: {name}=[] holds nothing; give one or more, or null"
+                raise RecipeError(msg)
+        for value in _each(self.threshold):
+            if not math.isfinite(value):
+                msg = f"{NAME}: threshold={value} is no score; use one such as 0.28, or null"
+                raise RecipeError(msg)
         if self.threshold is None and self.policy in _NEEDS_THRESHOLD:
             msg = f"{NAME}: policy={self.policy} without a threshold drops nothing; give one"
             raise RecipeError(msg)
         self._check_scores()
+        self._check_lists()
         names = self.reads.names
         clash = set(self.writes.names) & {*names, "uid"}
         if not self.column or clash or len(set(names)) < len(self._columns()):
@@ -186,12 +217,31 @@ class CaptionChoice(Stage):
         ]
         if unscored and self.threshold is not None:
             msg = (
-                f"{NAME}: {unscored[0]}=null: nothing can pass threshold={self.threshold}; name "
-                "the column of scores, or leave the threshold out"
+                f"{NAME}: {unscored[0]}=null: nothing can pass threshold={_shown(self.threshold)}; "
+                "name the column of scores, or leave the threshold out"
             )
             raise RecipeError(msg)
         if unscored and self.policy == "better":
             msg = f"{NAME}: policy=better compares scores, but {unscored[0]}=null; name a column"
+            raise RecipeError(msg)
+
+    def _check_lists(self) -> None:
+        """Several scorers: as many columns of each source as thresholds."""
+        used = {"raw_score": self._uses_raw, "synthetic_scores": self._uses_synthetic}
+        lists = {name: getattr(self, name) for name, is_used in used.items() if is_used}
+        lists["threshold"] = self.threshold
+        several = [name for name, value in lists.items() if len(_each(value)) > 1]
+        if several and self.threshold is None:
+            msg = (
+                f"{NAME}: {several[0]} names {len(_each(lists[several[0]]))} columns, but without "
+                "a threshold for each only the first is looked at; give threshold a list, or name "
+                "one column"
+            )
+            raise RecipeError(msg)
+        counts = {name: len(_each(value)) for name, value in lists.items()}
+        if self.threshold is not None and len(set(counts.values())) > 1:
+            said = ", ".join(f"{name} has {count}" for name, count in counts.items())
+            msg = f"{NAME}: {said}; give one column of each source per threshold, in one order"
             raise RecipeError(msg)
 
     @property
@@ -203,14 +253,16 @@ class CaptionChoice(Stage):
         return self.policy != "raw"
 
     def _columns(self) -> list[tuple[str, pa.DataType]]:
-        wanted: list[tuple[str | None, pa.DataType]] = []
+        wanted: list[tuple[str, pa.DataType]] = []
         if self._uses_raw:
-            wanted += [(self.text_column, pa.string()), (self.raw_score, pa.float32())]
+            wanted.append((self.text_column, pa.string()))
+            wanted += [(name, pa.float32()) for name in _each(self.raw_score)]
         if self._uses_synthetic:
             texts = pa.list_(pa.string())
-            wanted += [(self.synthetic, texts), (self.synthetic_scores, pa.list_(pa.float32()))]
-            wanted.append((self.unsupported, pa.list_(texts)))
-        return [(name, kind) for name, kind in wanted if name is not None]
+            wanted.append((self.synthetic, texts))
+            wanted += [(name, pa.list_(pa.float32())) for name in _each(self.synthetic_scores)]
+            wanted += [(name, pa.list_(texts)) for name in _each(self.unsupported)]
+        return wanted
 
     @property
     def reads(self) -> pa.Schema:
@@ -243,22 +295,24 @@ class CaptionChoice(Stage):
         if not self._uses_raw:
             return [[]] * batch.num_rows
         texts = batch.column(self.text_column).to_pylist()
-        scores = _values(batch, self.raw_score)
-        return [captions([t], [s], "raw") for t, s in zip(texts, scores, strict=True)]
+        scores = _rows(batch, self.raw_score)
+        return [
+            captions([t], [[s] for s in row], "raw") for t, row in zip(texts, scores, strict=True)
+        ]
 
     def _synthetic(self, batch: pa.RecordBatch) -> list[list[Caption]]:
         if not self._uses_synthetic:
             return [[]] * batch.num_rows
         texts = batch.column(self.synthetic).to_pylist()
-        scores = _values(batch, self.synthetic_scores)
-        named = _values(batch, self.unsupported)
+        scores = _rows(batch, self.synthetic_scores)
+        named = _rows(batch, self.unsupported)
         return [
-            captions(t or (), s or (), "synthetic", n or ())
-            for t, s, n in zip(texts, scores, named, strict=True)
+            captions(t or (), [s or () for s in row], "synthetic", (n[0] if n else None) or ())
+            for t, row, n in zip(texts, scores, named, strict=True)
         ]
 
     def _choose(self, uid: bytes, raw: list[Caption], synthetic: list[Caption]) -> tuple[Any, ...]:
-        least = None if self.threshold is None else float(np.float32(self.threshold))
+        least = [float(np.float32(value)) for value in _each(self.threshold)]
         drawn = self.policy == "mix" and stable_hash64(NAME, self.seed, uid) < self.share * 2**64
         taken = choose(
             self.policy, passing(raw, least), passing(synthetic, least), synthetic_first=drawn
@@ -269,5 +323,18 @@ class CaptionChoice(Stage):
         return best.text, [c.text for c in taken], best.source, best.score, None
 
 
-def _values(batch: pa.RecordBatch, name: str | None) -> list[Any]:
-    return [None] * batch.num_rows if name is None else batch.column(name).to_pylist()
+def _each(value: T | tuple[T, ...] | None) -> tuple[T, ...]:
+    """What a parameter holds: a list's members, one value, nothing."""
+    if value is None:
+        return ()
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _shown(value: float | tuple[float, ...]) -> str:
+    return str(list(value) if isinstance(value, tuple) else value)
+
+
+def _rows(batch: pa.RecordBatch, names: str | tuple[str, ...] | None) -> list[tuple[Any, ...]]:
+    """Return for every row its values of the columns that are named."""
+    columns = [batch.column(name).to_pylist() for name in _each(names)]
+    return list(zip(*columns, strict=True)) if columns else [()] * batch.num_rows

@@ -60,12 +60,16 @@ class Instructions(Stage):
     =============  ================================================================================
 
     All of these are made from templates of this stage; every answer follows from the row's labels,
-    and is as right as they are. A row whose ``written`` text holds a conversation has that one:
+    and is as right as they are. Or a model writes them, from the picture and what is known of it:
 
-        caption: {engine: endpoint, url: ..., model: ..., prompt: "...", column: written}
-        instructions: {written: written}
+        details: {use: caption, engine: endpoint, url: ..., model: ..., instruction: detail,
+                  prompt: "Objects: {truth_objects:list}", max_tokens: 512, column: told}
+        instructions: {written: {detail: told}}
 
-    where ``winnow.stages._written_turns`` has a prompt, and says how the answer is read.
+    A kind that a model wrote for the row comes before those that templates make, and in place of
+    the template's. With ``written: told``, a column for all kinds, a row whose text holds a
+    conversation has that one alone. ``winnow.stages._written_turns`` has the packaged prompts, and
+    says how an answer is read.
 
     Reads:   <objects> (truth_objects): list<string>, a name per object: its count is how often it
              comes.  <groups>: list<struct<name: string, count: int32, color: string>>, in place of
@@ -73,12 +77,13 @@ class Instructions(Stage):
              list<struct<subject, predicate, object: string>>; predicates "left of", "right of",
              "above", "below" and "on" are understood, others are used as they are.  <background>:
              string, words, or "pattern:color" as scenes have it.  <caption> (text): string.
-             <written>: list<string>, what a model was asked for, the first that holds a
-             conversation counts. Only those that are named.
+             <written>, each column of it: list<string>, what a model was asked for; the first
+             that holds a conversation counts. Only those that are named.
     Writes:  <column> (conversations): list<struct<from: string, value: string>>, "human" and "gpt"
              by turns, LLaVA's form: the first value starts with "<image>" and a new line.
              <column>_kinds (conversations_kinds): list<string>, the kinds in it, in order;
-             "written" for one that a model wrote.
+             "written" for one that a model wrote, "written_detail" and so on where ``written``
+             says what it was asked for.
              <column>_error: string (conversations_error); null, or "no_facts": neither labels nor a
              caption, or nothing that one of the row's kinds could be made of. The others are null
              exactly then.
@@ -92,6 +97,7 @@ class Instructions(Stage):
     vocabulary: names to ask for that are not there: what ``winnow objects`` wrote, with their
     frequencies; or "scenes", all names of packaged scenes, equally often; null: no such questions,
     neither with yes nor with no. Its content enters the fingerprint.
+    written: a column, or one for each kind that a model was asked for.
     seed: of all draws, with the row's uid.
     """
 
@@ -103,7 +109,7 @@ class Instructions(Stage):
     relations: str | None = result(None)
     background: str | None = result(None)
     caption: str | None = result("text")
-    written: str | None = result(None)
+    written: str | Mapping[Kind, str] | None = result(None)
     vocabulary: str | None = effort(None)
     seed: int = result(0)
     column: str = result("conversations")
@@ -121,6 +127,13 @@ class Instructions(Stage):
             raise RecipeError(msg)
         if self.objects is not None and self.groups is not None:
             msg = f"{NAME}: objects={self.objects!r} and groups={self.groups!r}: set one to null"
+            raise RecipeError(msg)
+        asked = [] if self.written is None or isinstance(self.written, str) else [*self.written]
+        if self.written == {} or not set(asked) <= set(self.kinds):
+            msg = (
+                f"{NAME}: written has {asked}; give a column, or one for each of some kinds, and "
+                f"only for those of kinds={list(self.kinds)}"
+            )
             raise RecipeError(msg)
         can_caption = self.caption is not None and "detail" in self.kinds
         if not (self.objects or self.groups or self.written or can_caption):
@@ -144,9 +157,18 @@ class Instructions(Stage):
             (self.relations, RELATIONS),
             (self.background, pa.string()),
             (self.caption, pa.string()),
-            (self.written, pa.list_(pa.string())),
+            *((name, pa.list_(pa.string())) for name in self._written.values()),
         )
         return [(name, kind) for name, kind in wanted if name is not None]
+
+    @property
+    def _written(self) -> Mapping[Kind | None, str]:
+        """The columns that a model wrote, by what it was asked for; None: by one prompt for all."""
+        if self.written is None:
+            return {}
+        if isinstance(self.written, str):
+            return {None: self.written}
+        return {kind: self.written[kind] for kind in self.kinds if kind in self.written}
 
     @property
     def reads(self) -> pa.Schema:
@@ -190,23 +212,32 @@ class Instructions(Stage):
             role: _values(batch, getattr(self, role))
             for role in ("objects", "groups", "relations", "background", "caption")
         }
-        written = _values(batch, self.written)
+        texts = {kind: _values(batch, name) for kind, name in self._written.items()}
         rows = []
         for place, uid in enumerate(batch.column("uid").to_pylist()):
-            turns = first_turns(written[place])
-            if turns:
+            written = {kind: first_turns(values[place]) for kind, values in texts.items()}
+            if turns := written.get(None):
                 rows.append(self._columns_of(turns, [WRITTEN]))
                 continue
             facts = facts_of(**{role: values[place] for role, values in columns.items()})
-            rows.append(self._row(facts, uid, state))
+            rows.append(self._row(facts, uid, state, written))
         return pa.RecordBatch.from_pylist(rows, schema=self.writes)
 
-    def _row(self, facts: Facts, uid: bytes, absent: Absent | None) -> dict[str, Any]:
+    def _row(
+        self,
+        facts: Facts,
+        uid: bytes,
+        absent: Absent | None,
+        written: Mapping[Kind | None, list[Turn]],
+    ) -> dict[str, Any]:
         made: dict[str, list[Turn]] = {}
-        for kind in Dice("kinds", self.seed, uid).shuffled(self.kinds):
-            turns = self._make(kind, facts, Dice(kind, self.seed, uid), absent)
+        drawn = Dice("kinds", self.seed, uid).shuffled(self.kinds)
+        for kind in sorted(drawn, key=lambda kind: not written.get(kind)):
+            turns = written.get(kind)
+            name = f"{WRITTEN}_{kind}" if turns else kind
+            turns = turns or self._make(kind, facts, Dice(kind, self.seed, uid), absent)
             if turns and len(made) < self.kinds_per_row:
-                made[kind] = turns
+                made[name] = turns
         if not made:
             return {f"{self.column}_error": "no_facts"}
         return self._columns_of([t for turns in made.values() for t in turns], list(made))

@@ -12,9 +12,12 @@ import pytest
 
 from winnow.contracts.errors import RecipeError
 from winnow.contracts.identity import row_uid, stable_hash64
+from winnow.contracts.media import MediaCaps
 from winnow.contracts.parameters import validate
 from winnow.filters import expr as ex
 from winnow.filters.has_caption import has_caption
+from winnow.pipeline.fingerprint import stage_fingerprint
+from winnow.pipeline.recipe import parse_recipe
 from winnow.stages.caption_choice import CaptionChoice
 
 POLICIES = ("raw", "synthetic", "better", "all_passing", "raw_else_synthetic_else_drop", "mix")
@@ -23,7 +26,7 @@ TEXTS = pa.list_(pa.string())
 
 
 def batch(rows: list[dict[str, Any]]) -> pa.RecordBatch:
-    """Rows with text, score, synthetic, scores, unsupported; what is left out is null."""
+    """Rows with text, scores, synthetic, scores, unsupported; what is left out is null."""
     schema = pa.schema(
         {
             "uid": pa.binary(16),
@@ -31,6 +34,8 @@ def batch(rows: list[dict[str, Any]]) -> pa.RecordBatch:
             "clip_score": pa.float32(),
             "synthetic_captions": TEXTS,
             "caption_scores": pa.list_(pa.float32()),
+            "raw_match": pa.float32(),
+            "match": pa.list_(pa.float32()),
             "unsupported": pa.list_(TEXTS),
         }
     )
@@ -56,13 +61,16 @@ def random_rows(seed: int) -> list[dict[str, Any]]:
 
     def row() -> dict[str, Any]:
         count = draw.randrange(4)
+        sizes = [count, count, 1]
         return {
             "text": draw.choice(texts),
             "clip_score": draw.choice(scores),
             "synthetic_captions": draw.choice([None, *[draw.choices(texts, k=count)] * 3]),
             "caption_scores": draw.choice(
-                [None, *[draw.choices(scores, k=draw.choice([count, count, 1]))] * 4]
+                [None, *[draw.choices(scores, k=draw.choice(sizes))] * 4]
             ),
+            "raw_match": draw.choice(scores),
+            "match": draw.choice([None, *[draw.choices(scores, k=draw.choice(sizes))] * 4]),
             "unsupported": draw.choice(
                 [None, [draw.choice([None, [], ["owl"]]) for _ in range(count)]]
             ),
@@ -71,30 +79,39 @@ def random_rows(seed: int) -> list[dict[str, Any]]:
     return [row() for _ in range(NUM_ROWS)]
 
 
-def naive(row: dict[str, Any], index: int, policy: str, threshold: float | None) -> list[Any]:
-    """The taken captions as (text, score, source), best first; written from the table alone."""
+SCORERS = (("clip_score", "caption_scores"), ("raw_match", "match"))
+
+
+def naive(row: dict[str, Any], index: int, policy: str, thresholds: list[Any]) -> list[Any]:
+    """The taken captions as (text, first score, source), best first; from the table alone.
+
+    thresholds: one per scorer that is asked.
+    """
     everything = []
     if policy != "synthetic":
-        everything.append(("raw", row["text"], row["clip_score"], None))
+        given = [row[raw] for raw, _ in SCORERS]
+        everything.append(("raw", row["text"], given, None))
     if policy != "raw":
         for place, text in enumerate(row["synthetic_captions"] or []):
-            given = row["caption_scores"] or []
+            lists = [row[synthetic] or [] for _, synthetic in SCORERS]
+            given = [values[place] if len(values) > place else None for values in lists]
             names = row["unsupported"] or []
-            score = given[place] if len(given) > place else None
-            everything.append(
-                ("synthetic", text, score, names[place] if len(names) > place else None)
-            )
+            names_here = names[place] if len(names) > place else None
+            everything.append(("synthetic", text, given, names_here))
     there, taken = [], []
-    for source, text, score, names in everything:
+    for source, text, given, names in everything:
         if text is None or text.strip() == "":
             continue
-        if score is not None and math.isnan(score):
-            score = None
         there.append(text)
-        if names:
-            continue
-        if threshold is None or (score is not None and np.float32(score) >= np.float32(threshold)):
-            taken.append((text, score, source))
+        good = not names
+        for score, threshold in zip(given, thresholds, strict=False):
+            if threshold is None:
+                continue
+            if score is None or math.isnan(score) or np.float32(score) < np.float32(threshold):
+                good = False
+        if good:
+            first = given[0]
+            taken.append((text, None if first is None or math.isnan(first) else first, source))
     sources = {s: [c for c in taken if c[2] == s] for s in ("raw", "synthetic")}
     if policy == "raw_else_synthetic_else_drop":
         taken = sources["raw"] if sources["raw"] else sources["synthetic"]
@@ -124,12 +141,26 @@ def naive(row: dict[str, Any], index: int, policy: str, threshold: float | None)
 def test_each_policy_equals_a_naive_loop(policy: str, threshold: float | None) -> None:
     if policy == "raw_else_synthetic_else_drop" and threshold is None:
         threshold = 0.2
+    check_against_naive(policy, [threshold], {"threshold": threshold})
+
+
+TWO = {"raw_score": ["clip_score", "raw_match"], "synthetic_scores": ["caption_scores", "match"]}
+
+
+@pytest.mark.parametrize("thresholds", [[0.1, 0.28], [0.28, 0.1]])
+@pytest.mark.parametrize("policy", POLICIES)
+def test_two_scorers_equal_a_naive_loop(policy: str, thresholds: list[float]) -> None:
+    """Nulls and NaN in either; lists of the one scorer shorter than those of the other."""
+    check_against_naive(policy, thresholds, {**TWO, "threshold": thresholds})
+
+
+def check_against_naive(policy: str, thresholds: list[Any], parameters: dict[str, Any]) -> None:
     rows = random_rows(7)
-    parameters = {"policy": policy, "threshold": threshold, "share": 0.3, "seed": 5}
+    parameters = {"policy": policy, "share": 0.3, "seed": 5, **parameters}
     found = chosen(rows, unsupported="unsupported", **parameters)
     seen = set()
     for index, (row, out) in enumerate(zip(rows, found, strict=True)):
-        there, taken = naive(row, index, policy, threshold)
+        there, taken = naive(row, index, policy, thresholds)
         expected: dict[str, Any] = dict.fromkeys(("text", "all", "source", "score"))
         expected["error"] = "no_caption" if there else "missing"
         if taken:
@@ -139,6 +170,49 @@ def test_each_policy_equals_a_naive_loop(policy: str, threshold: float | None) -
         assert out == expected, (row, parameters)
         seen.add((out["source"], out["error"]))
     assert {(None, "missing")} < seen  # and something was chosen
+
+
+def test_the_first_scorer_ranks_and_each_threshold_is_its_own() -> None:
+    row = {"text": "raw", "clip_score": 0.3, "raw_match": 0.9}
+    row |= {"synthetic_captions": ["a", "b", "c"], "caption_scores": [0.9, 0.4, 0.35]}
+    rows = [
+        row | {"match": [0.4, 0.6, 0.99]},
+        row | {"match": [0.4, None, math.nan]},
+        row | {"match": [0.9, 0.9]},
+    ]
+    found = chosen(rows, policy="all_passing", threshold=[0.3, 0.5], **TWO)
+    assert [r["all"] for r in found] == [["b", "c", "raw"], ["raw"], ["a", "b", "raw"]]
+    assert [r["score"] for r in found] == [float(np.float32(v)) for v in (0.4, 0.3, 0.9)]
+    (better,) = chosen(rows[:1], threshold=[0.0, 0.0], **TWO)
+    assert better["all"] == ["a", "b", "c"]  # though the raw one's match is the second best
+
+
+def test_a_list_of_one_is_that_one() -> None:
+    rows = random_rows(11)
+    one = {"raw_score": ["clip_score"], "synthetic_scores": ["caption_scores"]}
+    for policy in POLICIES:
+        assert chosen(rows, policy=policy, threshold=[0.2], **one) == chosen(
+            rows, policy=policy, threshold=0.2
+        )
+
+
+def test_recipes_without_lists_keep_their_fingerprints() -> None:
+    """The digests of the release that knew one scorer only."""
+    fitted = {"policy": "all_passing", "threshold": 0.5, "raw_score": "raw_match"}
+    fitted |= {"synthetic": "captions", "synthetic_scores": "match", "column": "passing"}
+    golden = [
+        ({}, "03267d0ce0107e8b5e5b491a8b410246"),
+        (fitted, "fa9c3ceb6d0baa53dd63eb022975b49a"),
+        ({"policy": "mix", "threshold": 1, "share": 0.5}, "11137578e441e2c39dbcf4d32bdaf531"),
+        ({"policy": "raw", "raw_score": None}, "5cf98ebdc913cd273ba54cbb349fb911"),
+    ]
+    for values, digest in golden:
+        stage = CaptionChoice(**validate(CaptionChoice, values))
+        assert stage_fingerprint(stage, ["source"], MediaCaps()) == digest
+    both = CaptionChoice(**validate(CaptionChoice, {**TWO, "threshold": [0.1, 0.28]}))
+    other = CaptionChoice(**validate(CaptionChoice, {**TWO, "threshold": [0.1, 0.3]}))
+    prints = {stage_fingerprint(stage, ["source"], MediaCaps()) for stage in (both, other)}
+    assert len(prints - {digest for _, digest in golden}) == 2
 
 
 def test_equal_scores_take_the_raw_caption() -> None:
@@ -218,6 +292,10 @@ def test_it_reads_only_what_the_policy_looks_at() -> None:
     )
     assert named.reads.names == ["t", "a", "b", "c", "d"]
     assert CaptionChoice(column="best").writes.names[1] == "best_all"
+    two = CaptionChoice(**validate(CaptionChoice, {**TWO, "threshold": [0.1, 0.2]}))
+    scores = ["clip_score", "raw_match", "caption_scores", "match"]
+    assert [f.name for f in two.reads if "string" not in str(f.type)] == scores
+    assert str(two.reads.field("match").type) == str(two.reads.field("caption_scores").type)
 
 
 def test_has_caption_keeps_what_was_chosen() -> None:
@@ -245,8 +323,41 @@ def test_has_caption_keeps_what_was_chosen() -> None:
         ({"column": "text"}, "column='text'"),
         ({"raw_score": "chosen_caption_score"}, "have to be different names"),
         ({"text_column": "clip_score"}, "have to be different names"),
+        ({"raw_score": []}, r"raw_score=\[\] holds nothing"),
+        ({"threshold": []}, r"threshold=\[\] holds nothing"),
+        ({**TWO, "threshold": [0.1, math.inf]}, "threshold=inf is no score"),
+        (TWO, "raw_score names 2 columns, but without a threshold for each"),
+        (
+            {**TWO, "threshold": 0.3},
+            "raw_score has 2, synthetic_scores has 2, threshold has 1; give one column",
+        ),
+        ({**TWO, "raw_score": "clip_score", "threshold": [0.1, 0.2]}, "raw_score has 1, synth"),
+        ({"policy": "raw", "threshold": [0.1, 0.2]}, "raw_score has 1, threshold has 2; give"),
+        ({**TWO, "raw_score": None, "threshold": [0.1, 0.2]}, r"nothing can pass threshold=\[0.1"),
+        (
+            {"raw_score": ["a", "a"], "synthetic_scores": ["b", "c"], "threshold": [0.1, 0.2]},
+            "have to be different names",
+        ),
     ],
 )
 def test_bad_parameters(values: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         CaptionChoice(**validate(CaptionChoice, values))
+
+
+def test_a_list_in_a_recipe_and_a_mistake_with_its_line() -> None:
+    recipe = """name: two
+source: {use: scenes, num_rows: 3}
+stages:
+  caption_choice:
+    policy: all_passing
+    raw_score: [clip_score, raw_match]
+    synthetic_scores: [caption_scores, match]
+    threshold: [0.28, 0.5]
+"""
+    stage = parse_recipe(recipe).stages[0].stage
+    assert isinstance(stage, CaptionChoice)
+    assert stage.threshold == (0.28, 0.5)
+    assert {"raw_match", "match"} < set(stage.reads.names)
+    with pytest.raises(RecipeError, match=r":4: caption_choice: .*threshold has 1; give"):
+        parse_recipe(recipe.replace("[0.28, 0.5]", "0.28"))

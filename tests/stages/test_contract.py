@@ -128,8 +128,23 @@ EXAMPLES: dict[str, list[Callable[[Path], dict[str, Any]]]] = {
         small_captioner("projector"),
         # Port 9 of this machine: nobody answers.
         fixed(engine="endpoint", model="m", url="http://127.0.0.1:9/v1", retries=0),
+        fixed(
+            engine="endpoint",
+            model="m",
+            url="http://127.0.0.1:9/v1",
+            retries=0,
+            prompt="{note} {named:list}",
+        ),
     ],
-    "caption_choice": [fixed(), fixed(policy="all_passing", unsupported="named")],
+    "caption_choice": [
+        fixed(),
+        fixed(policy="all_passing", unsupported="named"),
+        fixed(
+            raw_score=("clip", "match"),
+            synthetic_scores=("clips", "matches"),
+            threshold=(0.5, 0.3),
+        ),
+    ],
     "caption_scores": [plain_clip],
     "clip_score": [small_clip],
     "cross_fit_clip_score": [two_clips],
@@ -145,6 +160,7 @@ EXAMPLES: dict[str, list[Callable[[Path], dict[str, Any]]]] = {
             background="background",
             written="written",
         ),
+        fixed(vocabulary="scenes", written={"detail": "told"}),
     ],
     "language": [fixed(), fixed(method="fasttext")],
     "match_score": [matching_head, lambda folder: matching_head(folder) | {"many": True}],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 from collections import Counter
 from pathlib import Path
@@ -13,8 +14,10 @@ import pytest
 
 from winnow.contracts.errors import RecipeError, SetupError
 from winnow.contracts.identity import row_uid
+from winnow.contracts.media import MediaCaps
 from winnow.contracts.parameters import result_parameters, validate
 from winnow.contracts.stage import WorkerOptions
+from winnow.pipeline.fingerprint import stage_fingerprint
 from winnow.stages._conversations import Absent, Dice, Thing, background_words, phrase, plural
 from winnow.stages._written_turns import WRITTEN_PROMPT
 from winnow.stages._written_turns import turns_of as written_turns
@@ -228,6 +231,57 @@ def test_a_conversation_that_a_model_wrote_goes_first() -> None:
     assert server.writes.field("written").type == stage.reads.field("written").type
 
 
+def test_written_kinds_are_told_apart_and_go_first(scenes: pa.RecordBatch) -> None:
+    """Of every row the kinds that a model wrote, then templates' kinds, none twice."""
+    length = scenes.num_rows
+    held = {
+        "detail": [i % 2 == 0 for i in range(length)],
+        "reasoning": [i % 3 == 0 for i in range(length)],
+    }
+    batch = scenes
+    for kind, there in held.items():
+        said = [["no form", f"Q: {kind} {i}?\nA: {kind}."] for i in range(length)]
+        texts = [said[i] if there[i] else ["no form"] for i in range(length)]
+        batch = batch.append_column(f"told_{kind}", pa.array(texts, pa.list_(pa.string())))
+    written = {kind: f"told_{kind}" for kind in held}
+    made_of_templates = made(scenes, kinds_per_row=3, **LABELS)
+    for per_row in (1, 2, 3):
+        rows = made(batch, kinds_per_row=per_row, written=written, **LABELS)
+        firsts = set()
+        for place, row in enumerate(rows):
+            by_model = [f"written_{kind}" for kind in held if held[kind][place]]
+            kinds = row["conversations_kinds"]
+            assert set(kinds[: len(by_model)]) <= set(by_model)
+            plain = [kind for kind in kinds if not kind.startswith("written_")]
+            assert len({k.removeprefix("written_") for k in kinds}) == len(kinds) <= per_row
+            assert kinds[len(kinds) - len(plain) :] == plain
+            asked = [prompt for prompt, _ in turns_of(row)]
+            expected = [f"{k.removeprefix('written_')} {place}?" for k in kinds[: len(by_model)]]
+            assert asked[: len(expected)] == expected
+            if not by_model and per_row == 3:
+                assert row == made_of_templates[place]
+            firsts.add(kinds[0])
+        assert {"written_detail", "written_reasoning"} < firsts
+    detail = made(batch, kinds=["detail"], written={"detail": "told_detail"}, **LABELS)
+    templates = made(scenes, kinds=["detail"], **LABELS)
+    assert detail[0]["conversations_kinds"] == ["written_detail"]
+    assert detail[1] == templates[1]
+
+
+def test_recipes_without_kinds_of_written_texts_keep_their_fingerprints() -> None:
+    """The digests from before ``written`` could name a column for each kind."""
+    golden = [
+        ({}, "58d6c5c17f2286306f7394e84886cbf7"),
+        ({"written": "told", "objects": None}, "10f2a1e1267be46c8fa0a9a9cb713e5a"),
+    ]
+    for values, digest in golden:
+        stage = Instructions(**validate(Instructions, values))
+        assert stage_fingerprint(stage, ["source"], MediaCaps()) == digest
+    asked = Instructions(**validate(Instructions, {"written": {"reasoning": "b", "detail": "a"}}))
+    assert asked.reads.names == ["truth_objects", "text", "a", "b"]
+    assert pickle.loads(pickle.dumps(asked)) == asked
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -297,6 +351,12 @@ def test_plurals_are_those_of_every_packaged_name() -> None:
         ({"objects": None, "caption": None, "kinds": ["detail"]}, r"only kinds: \[detail\]"),
         ({"column": "text"}, "have to be different names"),
         ({"background": "text"}, "have to be different names"),
+        ({"written": {}}, r"written has \[\]; give a column, or one for each"),
+        (
+            {"written": {"detail": "a"}, "kinds": ["reasoning"]},
+            r"written has \['detail'\]; .* only for those of kinds=\['reasoning'\]",
+        ),
+        ({"written": {"detail": "a", "reasoning": "a"}}, "have to be different names"),
     ],
 )
 def test_bad_parameters(values: dict[str, Any], message: str) -> None:
