@@ -20,6 +20,9 @@ from winnow.pipeline.study_settings import Learned, Rows, Scorer, kept
 
 EXPORT = "train"
 TRUTH = "truth_"
+_USABLE = "usable_"
+_OWN_FILTERS = frozenset({f"{_USABLE}caption", f"{_USABLE}payload"})
+"""What studies add themselves: these ask only whether a row can be learned from."""
 ROWS_PER_FILE = 1000
 
 
@@ -178,7 +181,14 @@ def _refuse_truth(recipe: Recipe, trainer: Trainer, name: str, labels: Iterable[
     never selected by.
     """
     for place, columns, free in [
-        *((f"the filter {f.key}", f.rule.columns(), frozenset[str]()) for f in recipe.filters),
+        *(
+            (
+                f"the filter {f.key}",
+                f.rule.columns(),
+                frozenset(labels if f.key in _OWN_FILTERS else ()),
+            )
+            for f in recipe.filters
+        ),
         ("training", trainer.columns, frozenset(labels)),
     ]:
         derived = _made_of_truth(recipe, free)
@@ -240,9 +250,13 @@ def _require_usable(data: dict[str, Any], changes: Mapping[str, Any], trainer: T
         if (stage or {}).get("use", key) == "resize" and export.get("payload") == "resized_image":
             rules["payload"] = "resize_error is None"
     usable = {
-        f"usable_{key}": {"use": "where", "expression": rule, "on_null": "drop"}
+        f"{_USABLE}{key}": {"use": "where", "expression": rule, "on_null": "drop"}
         for key, rule in rules.items()
     }
+    taken = sorted(_OWN_FILTERS & data["filters"].keys())
+    if taken:
+        msg = f"a filter is named {taken[0]}, which studies have of their own; rename it"
+        raise RecipeError(msg)
     data["filters"] = {**usable, **data["filters"]}
 
 

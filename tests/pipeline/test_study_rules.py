@@ -114,3 +114,11 @@ def test_what_describes_an_arm_did_not_select_it(tmp_path: Path) -> None:
         with pytest.raises(RecipeError, match=said):
             planned(tmp_path, arms=arms, stages=stages, describe=[column])
     planned(tmp_path, arms=arms, stages=stages, describe=["other"])
+
+
+def test_the_names_of_a_study_s_own_filters_are_taken(tmp_path: Path) -> None:
+    """They may read labels, which no filter of a user's may."""
+    rule = {"use": "where", "expression": "num_characters > 3", "on_null": "drop"}
+    for name in ("usable_caption", "usable_payload"):
+        with pytest.raises(RecipeError, match=f"a filter is named {name}"):
+            planned(tmp_path, arms={"raw": WHOLE, "curated": {"keep": [], "add": {name: rule}}})

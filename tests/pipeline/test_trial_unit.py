@@ -107,7 +107,7 @@ def test_equal_rows_are_one_trial_whatever_selected_them(tmp_path: Path) -> None
     same = {"use": "where", "expression": "num_characters < 31", "on_null": "drop"}
     arms = {"curated": {"random": False}, "other": {"keep": [], "add": {"same": same},
                                                     "random": False}}  # fmt: skip
-    study = load_study(write_study(tmp_path, arms=arms))
+    study = load_study(write_study(tmp_path, arms=arms, primary=None))
     options = RunOptions(workspace=str(tmp_path / "w"), executor="inprocess")
     outcome = run_study(study, options, seeds=[0])
     assert len(outcome.trials) == 2
