@@ -12,6 +12,7 @@ from winnow.contracts.errors import SetupError
 from winnow.pipeline.ablation_results import Arm, Results
 from winnow.pipeline.statistics import (
     HEADLINE_SEEDS,
+    WITHOUT,
     Design,
     Estimate,
     Verdict,
@@ -23,8 +24,6 @@ from winnow.pipeline.statistics import (
 )
 
 Role = Literal["primary", "control", "raw", "model", "without", "peak", "slice"]
-_WITHOUT = "-without:"
-"""Stands between an arm and the filter that its leave-one-out arm is without."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -288,7 +287,7 @@ def _arm_pairs(
 
 def _whole_arm(results: Results, arm: Arm) -> Arm | None:
     """Return the arm that a leave-one-out arm leaves something out of."""
-    name, mark, _ = arm.name.partition(_WITHOUT)
+    name, mark, _ = arm.name.partition(WITHOUT)
     return results.arm(name, arm.budget) if mark else None
 
 

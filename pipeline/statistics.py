@@ -23,6 +23,9 @@ Verdict = Literal[
     "better", "worse", "higher", "lower", "no difference shown", "not measured", "described"
 ]
 
+EARLY = "named before the run"
+WITHOUT = "-without:"
+"""Stands between an arm's name and the filter that its leave-one-out arm is without."""
 HEADLINE_SEEDS = 5
 """Fewer seeds are called exploratory."""
 _FLAT = 1e-9
@@ -101,7 +104,7 @@ class Design:
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     alpha: float = 0.05
     headline_weight: float = 0.5
-    named: str = "named before the run"
+    named: str = EARLY
     record: str = ""
 
 

@@ -17,11 +17,12 @@ import pydantic
 
 from winnow.contracts import parameters
 from winnow.contracts.errors import RecipeError
-from winnow.contracts.registry import EVALUATIONS, TRAINERS, Registry
+from winnow.contracts.registry import EVALUATIONS, STAGES, TRAINERS, Registry
 from winnow.contracts.trial import Evaluation, Trainer
 from winnow.pipeline.recipe import load_recipe, override
+from winnow.pipeline.statistics import WITHOUT
 from winnow.pipeline.study_models import Folders, named_models, training_order
-from winnow.pipeline.study_rules import apart_mistakes, judge_mistakes, primary_mistakes
+from winnow.pipeline.study_rules import apart_values, judge_mistakes, primary_mistakes
 from winnow.pipeline.study_settings import (
     ORACLE,
     Arm,
@@ -157,7 +158,9 @@ class _Checker:
         if primary is not None and primary.against and primary.against not in names:
             self._mistake(("primary", "against"), f"there is no arm {primary.against!r}", names)
         self._check_models()
-        rules = (primary_mistakes, judge_mistakes, apart_mistakes)
+        if settings.apart is not None:
+            self._make(STAGES, ("apart",), apart_values(settings.apart))
+        rules = (primary_mistakes, judge_mistakes)
         for place, said in itertools.chain.from_iterable(rule(settings) for rule in rules):
             self._mistake(place, said, [])
         for name, arm in settings.arms.items():
@@ -296,7 +299,7 @@ class _Checker:
             return []
         return [
             ArmEntry(
-                name=f"{name}-without:{key}",
+                name=f"{name}{WITHOUT}{key}",
                 rows=arm.model_copy(update={"without": [*arm.without, key]}),
             )
             for key in [*kept(arm, self.recipe), *arm.add]

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from winnow.pipeline.statistics import EARLY
 from winnow.pipeline.storage import Storage
 from winnow.pipeline.study import Study
 from winnow.pipeline.trial import TRIALS
 
-EARLY = "named before the run"
 LATE = "named when results were there"
 
 

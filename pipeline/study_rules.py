@@ -5,14 +5,14 @@ Every function yields mistakes as (place in the study, what is said), or warning
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from winnow.contracts.errors import RecipeError
+from winnow.contracts.model_names import TRAINED_PREFIX
 from winnow.contracts.parameters import validate
 from winnow.contracts.registry import STAGES
 from winnow.pipeline.plan import Plan
-from winnow.pipeline.study_models import named_models
+from winnow.pipeline.study_models import named_models, training_order
 from winnow.pipeline.study_settings import ORACLE, Settings, model_values
 
 Mistake = tuple[tuple[str, ...], str]
@@ -21,6 +21,7 @@ _WRITERS = frozenset({"caption"})
 _JUDGES = frozenset(
     {"clip_score", "cross_fit_clip_score", "caption_scores", "match_score", "hallucination"}
 )
+APART_STAGE = "near_evaluation"
 _MANIFEST = "manifest.parquet"
 
 
@@ -50,13 +51,17 @@ def judge_mistakes(settings: Settings) -> Iterator[Mistake]:
     BLIP trains its captioner and its filter apart (Li et al. 2022, section 4.4): with shared
     weights noisy captions pass the filter that learned with them.
     """
-    families = {name: _family(settings, name) for name in settings.models}
+    values = {name: model_values(settings, name) for name in settings.models}
+    # A model and all that it started from: what is trained for a stage that names it.
+    families = {
+        name: training_order({"": {"model": f"{TRAINED_PREFIX}{name}"}}, values) for name in values
+    }
     kinds: dict[str, dict[str, str]] = {"writer": {}, "judge": {}}
-    for key, values in settings.stages.items():
-        use = str((values or {}).get("use", key))
+    for key, stage in settings.stages.items():
+        use = str((stage or {}).get("use", key))
         kind = "writer" if use in _WRITERS else "judge" if use in _JUDGES else ""
-        for name in named_models(values) if kind else ():
-            for one in families.get(name, {name}):
+        for name in named_models(stage) if kind else ():
+            for one in families.get(name, [name]):
                 kinds[kind].setdefault(one, key)
     for name in sorted(kinds["writer"].keys() & kinds["judge"].keys()):
         said = (
@@ -78,28 +83,20 @@ def judge_warnings(settings: Settings) -> Iterator[str]:
                 )
 
 
-def apart_mistakes(settings: Settings) -> Iterator[Mistake]:
-    """Parameters of ``apart`` that the stage near_evaluation does not take."""
-    if settings.apart is None:
-        return
-    try:
-        make_apart(settings.apart)
-    except (RecipeError, ValueError) as error:
-        said = error.message if isinstance(error, RecipeError) else _first(error)
-        yield ("apart",), said
-
-
-def make_apart(apart: Mapping[str, Any]) -> Any:
-    """Return the stage that ``apart`` describes, with a stand-in for the evaluation sets."""
-    factory = STAGES.find("near_evaluation")
-    return factory(**validate(factory, {**apart, "evaluation": [_MANIFEST]}))
+def apart_values(apart: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the stage that ``apart`` describes as YAML has it, with a stand-in for the sets."""
+    return {**apart, "use": APART_STAGE, "evaluation": [_MANIFEST]}
 
 
 def apart_unread(settings: Settings, pool: Plan) -> list[str]:
     """Return the columns that ``apart`` needs and nothing in the pool writes."""
     if settings.apart is None:
         return []
-    return [name for name in make_apart(settings.apart).reads.names if name not in pool.origins]
+    factory = STAGES.find(APART_STAGE)
+    values = apart_values(settings.apart)
+    values.pop("use")
+    stage = factory(**validate(factory, values))
+    return [name for name in stage.reads.names if name not in pool.origins]
 
 
 def described_filters(settings: Settings, arms: Mapping[str, Plan], pool: Plan) -> Iterator[str]:
@@ -131,26 +128,3 @@ def described_filters(settings: Settings, arms: Mapping[str, Plan], pool: Plan) 
 
 def _digest(stage: Any) -> str:
     return str(stage.model_digest()) if hasattr(stage, "model_digest") else ""
-
-
-def _family(settings: Settings, name: str) -> set[str]:
-    """Return a model and all that it started from."""
-    found: set[str] = set()
-    waiting: Sequence[str] = [name]
-    while waiting:
-        found |= set(waiting)
-        waiting = [
-            other
-            for one in waiting
-            if one in settings.models
-            for other in named_models(model_values(settings, one))
-            if other not in found
-        ]
-    return found
-
-
-def _first(error: Exception) -> str:
-    errors = getattr(error, "errors", None)
-    first = errors()[0] if errors is not None else {"loc": (), "msg": str(error)}
-    name = ".".join(str(part) for part in first["loc"])
-    return f"{name}: {first['msg']}" if name else str(first["msg"])

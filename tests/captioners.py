@@ -58,7 +58,7 @@ def blip(folder: Path, *, layers: int = 1, side: int = SIDE) -> str:
         projection_dim=16,
     )
     ends = {"text_decoder.cls.predictions.bias": 3}
-    _save(BlipForConditionalGeneration, config, folder, ends)
+    save_network(BlipForConditionalGeneration, config, folder, ends)
     size = {"height": side, "width": side}
     tokenizer = BertTokenizerFast(str(vocabulary))
     BlipProcessor(BlipImageProcessor(size=size), tokenizer).save_pretrained(folder)
@@ -98,7 +98,7 @@ def llava(folder: Path) -> str:
         ),
         image_token_index=4,
     )  # fmt: skip
-    _save(LlavaForConditionalGeneration, config, folder)
+    save_network(LlavaForConditionalGeneration, config, folder)
     size = {"height": SIDE, "width": SIDE}
     processor = LlavaProcessor(
         CLIPImageProcessor(size=size, crop_size=size),
@@ -125,8 +125,12 @@ def projector(folder: Path, *, seed: int = 0) -> str:
     return str(folder)
 
 
-def _save(kind: Any, config: Any, folder: Path, ends: Mapping[str, int] | None = None) -> None:
-    """``ends``: bias -> token that is made likely, so that some texts end and some do not."""
+def save_network(
+    kind: Any, config: Any, folder: Path, ends: Mapping[str, int] | None = None
+) -> None:
+    """Write a network whose weights are large enough that pictures matter.
+
+    ``ends``: bias -> token that is made likely, so that some texts end and some do not."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = kind(config)

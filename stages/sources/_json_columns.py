@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.types as pt
 
 from winnow.contracts.errors import RecipeError
-from winnow.stages.sources._readers import TYPES
+from winnow.stages.sources._readers import TYPES, whole_strings
 
 logger = logging.getLogger(__name__)
 
@@ -171,7 +171,7 @@ def _single(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
     if pt.is_floating(kind):
         top = _LARGEST_FLOAT32 if pt.is_float32(kind) else math.inf
         return pa.array([_float(v, top) for v in values], kind)
-    strings = _strings([v if isinstance(v, str) else None for v in values])
+    strings = whole_strings([v if isinstance(v, str) else None for v in values])
     return strings if pt.is_string(kind) else _times(strings, kind)
 
 
@@ -187,16 +187,6 @@ def _float(value: Any, top: float) -> float | None:
     except OverflowError:  # an integer of 400 digits
         return None
     return number if abs(number) <= top else None
-
-
-def _strings(values: list[str | None]) -> pa.StringArray:
-    try:
-        return pa.array(values, pa.string())
-    except UnicodeEncodeError:
-        whole = [
-            v and v.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for v in values
-        ]
-        return pa.array(whole, pa.string())
 
 
 def _times(strings: pa.StringArray, kind: pa.DataType) -> pa.Array:

@@ -167,7 +167,7 @@ def _text_batch(
     values = zip(*(nothing if row.problem else row.values for row in rows), strict=True)
     columns = []
     for column, kind in zip(values, wanted, strict=True):
-        strings = _strings(column)
+        strings = whole_strings(column)
         try:
             columns.append(strings.cast(kind.type))
         except pa.ArrowInvalid:
@@ -179,7 +179,8 @@ def _text_batch(
     return pa.RecordBatch.from_arrays(columns, schema=wanted)
 
 
-def _strings(values: Sequence[str | None]) -> pa.StringArray:
+def whole_strings(values: Sequence[str | None]) -> pa.StringArray:
+    """Return strings as Arrow takes them: half a pair of surrogates becomes U+FFFD."""
     try:
         return pa.array(values, pa.string())
     except UnicodeEncodeError:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.captioners import WORDS
+from tests.captioners import WORDS, save_network
 from winnow.contracts.errors import SetupError
 from winnow.models.conversation import CAPTION_PROMPT
 from winnow.models.generation import Sampling
@@ -51,17 +51,6 @@ def word_tokenizer(*extra: str) -> Any:
     )  # fmt: skip
 
 
-def save(kind: Any, config: Any, folder: Path) -> None:
-    """Write a network whose weights are large enough that pictures matter."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = kind(config)
-        for weights in network.parameters():
-            if weights.ndim > 1:
-                torch.nn.init.normal_(weights, std=0.3)
-        network.save_pretrained(folder)
-
-
 def blip2(folder: Path) -> None:
     tokenizer = word_tokenizer()
     text = {
@@ -74,7 +63,7 @@ def blip2(folder: Path) -> None:
         vision_config=VISION, qformer_config=WIDTH | former, text_config=text,
         num_query_tokens=4, image_token_index=4,
     )  # fmt: skip
-    save(transformers.Blip2ForConditionalGeneration, config, folder)
+    save_network(transformers.Blip2ForConditionalGeneration, config, folder)
     pictures = transformers.BlipImageProcessor(size=SIZE)
     transformers.Blip2Processor(pictures, tokenizer, num_query_tokens=4).save_pretrained(folder)
 
@@ -87,7 +76,7 @@ def git(folder: Path) -> None:
         vision_config=VISION, vocab_size=len(names), **WIDTH, num_hidden_layers=1,
         max_position_embeddings=64, bos_token_id=2, eos_token_id=3, pad_token_id=0,
     )  # fmt: skip
-    save(transformers.GitForCausalLM, config, folder)
+    save_network(transformers.GitForCausalLM, config, folder)
     pictures = transformers.CLIPImageProcessor(size=SIZE, crop_size=SIZE)
     tokenizer = transformers.BertTokenizerFast(str(vocabulary))
     transformers.GitProcessor(pictures, tokenizer).save_pretrained(folder)
@@ -109,7 +98,7 @@ def idefics3(folder: Path) -> None:
         vision_config=VISION | {"patch_size": 8}, text_config=text, image_token_id=4,
         scale_factor=2, pad_token_id=3,
     )  # fmt: skip
-    save(transformers.Idefics3ForConditionalGeneration, config, folder)
+    save_network(transformers.Idefics3ForConditionalGeneration, config, folder)
     pictures = transformers.Idefics3ImageProcessor(
         size={"longest_edge": 64}, max_image_size={"longest_edge": 32}
     )
@@ -129,7 +118,7 @@ def vit_gpt2(folder: Path) -> None:
         transformers.ViTConfig(**VISION), decoder
     )
     config.decoder_start_token_id, config.eos_token_id, config.pad_token_id = 1, 2, 3
-    save(transformers.VisionEncoderDecoderModel, config, folder)
+    save_network(transformers.VisionEncoderDecoderModel, config, folder)
     tokenizer.save_pretrained(folder)
     transformers.ViTImageProcessor(size=SIZE).save_pretrained(folder)
 

@@ -135,6 +135,13 @@ filters:
 """
 
 
+def fetching(folder: Path, data: Path) -> tuple[Path, str]:
+    """The log and the recipe of a run that finds nothing on its web."""
+    log, web = folder / "log", folder / "web"
+    web.mkdir()
+    return log, FETCH.format(name="x", path=data, web=web, log=log, gate="", null="keep")
+
+
 def test_retried_rows_go_through_gated_stages_of_every_recipe(
     run: Runner, tmp_path: Path, data: Path
 ) -> None:
@@ -169,9 +176,7 @@ def test_retried_rows_go_through_gated_stages_of_every_recipe(
 def test_what_fails_again_stays_failed_and_is_tried_once_a_run(
     run: Runner, tmp_path: Path, data: Path
 ) -> None:
-    log, web = tmp_path / "log", tmp_path / "web"
-    web.mkdir()
-    text = FETCH.format(name="x", path=data, web=web, log=log, gate="", null="keep")
+    log, text = fetching(tmp_path, data)
     run(text)
     assert work(log)["toy_fetch"] == 40
     for _ in range(2):
@@ -305,9 +310,7 @@ def test_the_record_of_a_stage_says_how_it_was_made(
 def test_files_of_others_among_columns_change_nothing(
     run: Runner, tmp_path: Path, data: Path
 ) -> None:
-    log, web = tmp_path / "log", tmp_path / "web"
-    web.mkdir()
-    text = FETCH.format(name="x", path=data, web=web, log=log, gate="", null="keep")
+    log, text = fetching(tmp_path, data)
     run(text)
     for folder in (tmp_path / "ws" / "columns").iterdir():
         (shard, *_) = (p.name.partition(".")[0] for p in folder.glob("*.parquet"))
