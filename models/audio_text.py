@@ -17,7 +17,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +32,6 @@ from winnow.contracts.media import Samples
 from winnow.contracts.paths import user_path
 from winnow.models.audio_tower import AudioTower, AudioTowerConfig, Frames, stacked
 from winnow.models.checkpoint import (
-    CONFIG_NAME,
     HUB_PREFIX,
     PACKAGED,
     ModelFiles,
@@ -325,8 +323,10 @@ def copy_image_text(folder: Path, model: ContrastiveModel, files: ModelFiles) ->
     """Write an open_clip model that was loaded, with its tokenizer, into ``folder``."""
     merges = model.tokenizer.merges if files.tokenizer is not None else None
     save_model(
-        folder, model.network, config=files.config, preprocess=files.preprocess, merges=merges
+        folder,
+        model.network,
+        config=files.config,
+        preprocess=files.preprocess,
+        merges=merges,
+        tokenizer=files.tokenizer,
     )
-    for path in files.tokenizer_files() if files.tokenizer is not None and merges is None else []:
-        shutil.copyfile(path, folder / path.name)
-    assert (folder / CONFIG_NAME).is_file()

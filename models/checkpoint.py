@@ -26,6 +26,8 @@ from winnow.contracts.errors import RecipeError, SetupError
 from winnow.contracts.model_names import TRAINED_PREFIX
 from winnow.contracts.paths import user_path
 from winnow.models.file_digest import named_digest
+from winnow.models.hub_text import saved_transformer, tokenizer_folder
+from winnow.models.language_files import CONFIG_NAME as TRANSFORMER_CONFIG
 from winnow.models.language_files import TOKENIZER_FILES
 from winnow.models.package_files import package_folder
 from winnow.models.tokenizer import MERGES_NAME
@@ -72,8 +74,17 @@ class ModelFiles:
         for part in (self.config, self.preprocess):
             digest.update(json.dumps(part, sort_keys=True).encode() + b"\0")
         tokenizer = [(path.name, path) for path in self.tokenizer_files()]
-        digest.update(named_digest([*tokenizer, ("weights", self.weights)]))
+        named = [*tokenizer, ("weights", self.weights)]
+        transformer = self.text_transformer
+        named += [] if transformer is None else [("text", transformer / TRANSFORMER_CONFIG)]
+        digest.update(named_digest(named))
         return digest.hexdigest()
+
+    @property
+    def text_transformer(self) -> Path | None:
+        """The folder with the configuration of a text tower of the hub, where it was saved."""
+        named = self.config["text_cfg"].get("hf_model_name")
+        return saved_transformer(self.weights.parent) if named else None
 
     def tokenizer_files(self) -> list[Path]:
         """Return the files that decide how text becomes tokens, in a fixed order."""
@@ -104,6 +115,16 @@ def architecture(model: str) -> dict[str, Any]:
         check_name(model, "any")
         config = read_config(_architectures()[model])
     return {"preprocess_cfg": {}, **config}
+
+
+def architecture_folder(model: str) -> Path | None:
+    """Return the folder whose files go with an architecture: a configuration's, or a model's."""
+    path = user_path(model)
+    if path.suffix == ".json":
+        return path.parent
+    if model in ARCHITECTURES:
+        return None
+    return PACKAGED.get(model, path if is_path(model) else None)
 
 
 def find_model(model: str, pretrained: str | None = None) -> ModelFiles:
@@ -320,16 +341,7 @@ def _tokenizer_folder(
     model: str, architecture: Mapping[str, Any], folder: Path | None
 ) -> Path | None:
     """The folder that holds the tokenizer's files; downloads those that a hub model names."""
-    name = architecture["text_cfg"].get("hf_tokenizer_name")
-    if not name:
+    text = architecture["text_cfg"]
+    if not text.get("hf_tokenizer_name"):
         return folder if folder is not None and (folder / MERGES_NAME).is_file() else None
-    if folder is not None and not model.startswith(HUB_PREFIX):
-        return folder
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        return Path(snapshot_download(str(name), allow_patterns=list(_TOKENIZER_FILES)))
-    except (OSError, HfHubHTTPError, ValueError) as error:
-        msg = f"the tokenizer {name} cannot be had from the Hugging Face hub: {error}"
-        raise SetupError(msg) from error
+    return tokenizer_folder(text, None if model.startswith(HUB_PREFIX) else folder)

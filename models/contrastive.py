@@ -27,8 +27,10 @@ from torchvision.transforms import Compose, Normalize
 from winnow.contracts.errors import SetupError
 from winnow.models.checkpoint import CONFIG_NAME, WEIGHTS_NAME, ModelFiles
 from winnow.models.devices import DTYPES, Precision, choose_device
+from winnow.models.hub_text import save_text_files, saved_text_config, text_transformer
+from winnow.models.language_files import INSTALL
 from winnow.models.pixels import eight_bits, on_white
-from winnow.models.tokenizer import MERGES_NAME, Tokenizer, write_merges
+from winnow.models.tokenizer import CLIP_VOCABULARY, MERGES_NAME, Tokenizer, write_merges
 
 _MAX_ASPECT = 16
 
@@ -158,7 +160,7 @@ def load_model(
     with tempfile.TemporaryDirectory() as name:
         # Exactly the files that the digest covers, under names that open_clip looks for.
         folder = Path(name)
-        config = {"model_cfg": dict(files.config), "preprocess_cfg": dict(files.preprocess)}
+        config = {"model_cfg": _found_text(files), "preprocess_cfg": dict(files.preprocess)}
         (folder / CONFIG_NAME).write_text(json.dumps(config), encoding="utf-8")
         safe = files.weights.suffix == ".safetensors"
         link = folder / (WEIGHTS_NAME if safe else "pytorch_model.bin")
@@ -175,6 +177,15 @@ def load_model(
     return ContrastiveModel(network, preprocess, tokenizer, device=where, precision=precision)
 
 
+def _found_text(files: ModelFiles) -> dict[str, Any]:
+    """The ``model_cfg``, with the folder of a text tower that was saved with the model."""
+    config = dict(files.config)
+    if files.text_transformer is not None:
+        named = {"hf_model_name": str(files.text_transformer), "hf_model_pretrained": False}
+        config["text_cfg"] = {**config["text_cfg"], **named}
+    return config
+
+
 def _load_errors() -> tuple[type[Exception], ...]:
     import pickle
 
@@ -186,42 +197,64 @@ def _load_errors() -> tuple[type[Exception], ...]:
 
 def load_tokenizer(files: ModelFiles) -> Tokenizer:
     """Return the tokenizer that goes with a model."""
-    text = files.config["text_cfg"]
+    return text_tokenizer(files.config, files.tokenizer, name=files.name)
+
+
+def text_tokenizer(config: Mapping[str, Any], folder: Path | None, *, name: str) -> Tokenizer:
+    """Return the tokenizer of a ``model_cfg``, whose files are in ``folder``; None: open_clip's.
+
+    Fails: SetupError where it cannot be loaded.
+    """
+    text = config["text_cfg"]
     length = int(text.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH))
     options = dict(text.get("tokenizer_kwargs") or {})
     if text.get("hf_tokenizer_name"):
         mode = text.get("tokenizer_mode")
         try:
-            inner = HFTokenizer(
-                str(files.tokenizer), context_length=length, tokenizer_mode=mode, **options
-            )
+            inner = HFTokenizer(str(folder), context_length=length, tokenizer_mode=mode, **options)
         except ImportError as error:
-            msg = f"the tokenizer of {files.name} needs: pip install transformers ({error})"
+            msg = f"the tokenizer of {name} needs: {INSTALL} ({error})"
             raise SetupError(msg) from error
         except (OSError, ValueError) as error:
-            msg = f"the tokenizer of {files.name} cannot be loaded from {files.tokenizer}: {error}"
+            msg = f"the tokenizer of {name} cannot be loaded from {folder}: {error}"
             raise SetupError(msg) from error
-        return Tokenizer(inner, length)
-    if files.tokenizer is not None:
-        options["bpe_path"] = str(files.tokenizer / MERGES_NAME)
+        size = None if text.get("hf_model_name") else int(text.get("vocab_size", CLIP_VOCABULARY))
+        return Tokenizer(inner, length, num_tokens=size)
+    if folder is not None:
+        options["bpe_path"] = str(folder / MERGES_NAME)
     return Tokenizer(SimpleTokenizer(context_length=length, **options), length)
 
 
 def build_network(config: Mapping[str, Any], *, seed: int) -> nn.Module:
-    """Return a fresh model of open_clip's classes for a ``model_cfg``; the seed decides it."""
+    """Return a fresh model of open_clip's classes for a ``model_cfg``; the seed decides it.
+
+    A text tower that the configuration names on the hub (hf_model_name) starts from the weights
+    there, as in open_clip, unless hf_model_pretrained is false.
+    """
     arguments = copy.deepcopy(dict(config))
-    custom = arguments.pop("custom_text", False) or "hf_model_name" in arguments["text_cfg"]
+    text = arguments["text_cfg"]
+    custom = arguments.pop("custom_text", False) or "hf_model_name" in text
+    transformer = text_transformer(text, weights=text.get("hf_model_pretrained", True))
+    if transformer is not None:
+        text["hf_model_name"] = str(transformer.folder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         kind = open_clip.CustomTextCLIP if custom else open_clip.CLIP
-        network: nn.Module = kind(**arguments)
-    return network
+        if transformer is None:
+            return cast(nn.Module, kind(**arguments))
+        problems = _load_errors() + (KeyError, AttributeError, TypeError)
+        try:
+            return cast(nn.Module, kind(**arguments))
+        except problems as error:
+            msg = f"the text tower {transformer.name} cannot be built by open_clip: {error!r}"
+            raise SetupError(msg) from error
 
 
 def load_weights(network: nn.Module, files: ModelFiles) -> None:
     """Copy a model's weights into a network of the same shape; vocabulary and all.
 
-    A temperature and bias that the weights lack, or have and the network lacks, stay as they are.
+    A temperature and bias that the weights lack, or have and the network lacks, stay as they are;
+    a captioning decoder (CoCa's) is left out.
     Fails: SetupError with the first tensor that does not fit.
     """
     try:
@@ -230,7 +263,8 @@ def load_weights(network: nn.Module, files: ModelFiles) -> None:
         msg = f"the weights of {files.name} cannot be read from {files.weights}: {error}"
         raise SetupError(msg) from error
     own = network.state_dict()
-    given = {k: v for k, v in given.items() if k in own or k != "logit_bias"}
+    decoder = ("text_decoder.", "logit_bias")
+    given = {k: v for k, v in given.items() if k in own or not k.startswith(decoder)}
     wanted = {k: v for k, v in own.items() if k in given or k != "logit_bias"}
     problem = next((k for k in [*wanted, *given] if _shape(wanted, k) != _shape(given, k)), None)
     if problem is None:
@@ -263,11 +297,15 @@ def save_model(
     config: Mapping[str, Any],
     preprocess: Mapping[str, Any],
     merges: Sequence[str] | None = None,
+    tokenizer: Path | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> None:
     """Write a folder that ``model: path/to/folder`` and open_clip's ``local-dir:`` load.
 
-    ``merges``: the vocabulary, where it is not the one that ships with open_clip.
+    ``merges``: the vocabulary, where it is not the one that ships with open_clip.  ``tokenizer``:
+    the folder of a Hugging Face tokenizer, whose files are copied. Of a text tower that is a
+    transformer of the hub the configuration is written too; open_clip's own loader does not look
+    for it there and asks the hub.
     """
     folder.mkdir(parents=True, exist_ok=True)
     architecture = copy.deepcopy(dict(config))
@@ -275,6 +313,9 @@ def save_model(
         write_merges(merges, folder / MERGES_NAME)
         # For open_clip's own loader; the path is relative to the folder. Winnow looks there itself.
         architecture["text_cfg"]["tokenizer_kwargs"] = {"bpe_path": MERGES_NAME}
+    architecture["text_cfg"] = saved_text_config(architecture["text_cfg"])
+    named = architecture["text_cfg"].get("hf_tokenizer_name")
+    save_text_files(folder, network, tokenizer if named else None)
     document = {"model_cfg": architecture, "preprocess_cfg": dict(preprocess)}
     (folder / CONFIG_NAME).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     tensors: dict[str, torch.Tensor] = {}

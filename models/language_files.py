@@ -22,9 +22,11 @@ PACKAGED = "tiny-lm"
 HUB_PREFIX = "hf-hub:"
 INSTALL = 'pip install "winnow-data[captions]"'
 
-_CONFIG = "config.json"
+CONFIG_NAME = "config.json"
 _SAFE = ("model.safetensors", "model.safetensors.index.json", "model-*.safetensors")
 _BIN = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*.bin")
+WEIGHT_PATTERNS = (_SAFE, _BIN)
+"""File names of weights, in the order in which they are looked for."""
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -53,7 +55,7 @@ class LanguageFiles:
     @property
     def config(self) -> Path:
         """The architecture."""
-        return self.folder / _CONFIG
+        return self.folder / CONFIG_NAME
 
     @property
     def weights(self) -> list[Path]:
@@ -61,7 +63,7 @@ class LanguageFiles:
 
         safetensors win over .bin; an index wins over a single file, as in transformers.
         """
-        for single, index, pieces in (_SAFE, _BIN):
+        for single, index, pieces in WEIGHT_PATTERNS:
             if (self.folder / single).is_file():
                 return [self.folder / single]
             if (self.folder / index).is_file():
@@ -128,9 +130,9 @@ def is_path(name: str) -> bool:
 def _hub_folder(name: str) -> Path:
     """Download what a model needs, .bin files only where there are no safetensors."""
     try:
-        folder = hub_snapshot(name, (_CONFIG, *TOKENIZER_FILES, *_SAFE))
+        folder = hub_snapshot(name, (CONFIG_NAME, *TOKENIZER_FILES, *_SAFE))
         if not LanguageFiles(name=name, folder=folder).weights:
-            folder = hub_snapshot(name, (_CONFIG, *TOKENIZER_FILES, *_BIN))
+            folder = hub_snapshot(name, (CONFIG_NAME, *TOKENIZER_FILES, *_BIN))
     except (OSError, ValueError) as error:
         hint = f"; for a folder write ./{name}" if Path(name).is_dir() else ""
         msg = (

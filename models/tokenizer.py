@@ -14,12 +14,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from winnow.contracts.errors import SetupError
+
 if TYPE_CHECKING:
     import torch
 
 MERGES_NAME = "bpe_merges.txt.gz"
 NUM_FIXED_TOKENS = 2 * 256 + 2
 """Bytes, bytes that end a word, start of text, end of text."""
+CLIP_VOCABULARY = 49_408
+"""Tokens of OpenAI's list: the 48,894 merges and the fixed ones."""
 _CACHED_WORDS = 200_000
 _CHARACTERS_PER_TOKEN = 16
 
@@ -80,10 +84,11 @@ class Tokenizer:
     Captions are cut at 16 characters per token of context before they are tokenised (a token of
     CLIP's list is under 5 characters on average), because byte-pair encoding of one endless
     "word" is quadratic; white space is collapsed first where that would cut something off.
+    ``num_tokens``: rows of the text tower's table, where a tokenizer could go past them.
     """
 
-    def __init__(self, inner: Any, context_length: int) -> None:
-        self._inner, self.context_length = inner, context_length
+    def __init__(self, inner: Any, context_length: int, *, num_tokens: int | None = None) -> None:
+        self._inner, self.context_length, self._num_tokens = inner, context_length, num_tokens
         self._max_characters = _CHARACTERS_PER_TOKEN * context_length
         self._cache = getattr(inner, "cache", None)
         self._always_cached = dict(self._cache) if isinstance(self._cache, dict) else {}
@@ -95,13 +100,24 @@ class Tokenizer:
         return None if ranks is None else [" ".join(pair) for pair in ranks]
 
     def __call__(self, texts: Sequence[str]) -> torch.Tensor:
-        """Return token ids, int64, (len(texts), context_length), cut at the context length."""
+        """Return token ids, int64, (len(texts), context_length), cut at the context length.
+
+        Fails: SetupError for a token that the text tower has no vector for.
+        """
         if isinstance(self._cache, dict) and len(self._cache) > _CACHED_WORDS:
             # open_clip remembers every word for ever: gigabytes after a day of web captions.
             self._cache.clear()
             self._cache.update(self._always_cached)
         cut = [self._cut(text) for text in texts]
-        return cast("torch.Tensor", self._inner(cut, context_length=self.context_length))
+        tokens = cast("torch.Tensor", self._inner(cut, context_length=self.context_length))
+        size = self._num_tokens
+        if size is not None and len(texts) and int(tokens.max()) >= size:
+            msg = (
+                f"the tokenizer gives token {int(tokens.max())}, but the text tower has vectors "
+                f"for {size:,} (vocab_size): they do not belong together"
+            )
+            raise SetupError(msg)
+        return tokens
 
     def _cut(self, text: str) -> str:
         if len(text) <= self._max_characters:

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from winnow.contracts.errors import RecipeError
 from winnow.models.audio_text import copy_image_text, is_named, save_tower_model
 from winnow.models.audio_tower import AudioTower, AudioTowerConfig, build_tower, stacked
 from winnow.models.contrastive import (
@@ -93,16 +92,6 @@ def image_text_plan(
         return ImageTextPlan(init=init, fresh=None, device=device)
     fresh = network_plan(Setup(model=model, vocabulary=vocabulary), TrainConfig())
     return ImageTextPlan(init=None, fresh=fresh, device=device)
-
-
-def check_trainable(init: ModelFiles | None, trained: Sequence[str]) -> None:
-    """Refuse to train a text tower whose tokenizer cannot be written beside it."""
-    if init is not None and trained and init.config["text_cfg"].get("hf_tokenizer_name"):
-        msg = (
-            f"audio: init={init.name!r} does not have CLIP's byte-pair tokenizer; its towers "
-            "cannot be trained: use freeze: [image, text]"
-        )
-        raise RecipeError(msg)
 
 
 class AudioNetwork(nn.Module):
@@ -268,6 +257,7 @@ def save_audio_model(
             config=plan.fresh.config,
             preprocess=plan.fresh.preprocess,
             merges=merges,
+            tokenizer=plan.fresh.tokenizer,
         )
     elif plan.init is not None and network.image_text is None and is_named(plan.init):
         named = plan.init

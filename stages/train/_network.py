@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from winnow.contracts.errors import RecipeError
-from winnow.models.checkpoint import ModelFiles, architecture, find_model
+from winnow.models.checkpoint import ModelFiles, architecture, architecture_folder, find_model
+from winnow.models.file_digest import files_digest
+from winnow.models.hub_text import text_transformer, tokenizer_files, tokenizer_folder
 from winnow.models.tokenizer import (
+    CLIP_VOCABULARY,
     MERGES_NAME,
     NUM_FIXED_TOKENS,
     Tokenizer,
@@ -26,7 +29,8 @@ from winnow.stages.train.streaming import StreamConfig
 if TYPE_CHECKING:
     from torch import nn
 
-CLIP_VOCABULARY = 49_408
+    from winnow.models.language_files import LanguageFiles
+
 NUM_LANES = 1
 BUFFER_SAMPLES = 4096
 
@@ -85,13 +89,15 @@ class Setup:
 class NetworkPlan:
     """A network that can be built: open_clip's model_cfg and preprocess_cfg.
 
-    start: digest of the weights it starts from, "" for fresh ones.
+    tokenizer: folder of a Hugging Face tokenizer, None for CLIP's.  start: digest of the weights
+    it starts from (of the text tower, where that is a model of the hub), "" for fresh ones.
     """
 
     config: dict[str, Any]
     preprocess: dict[str, Any]
     setup: Setup
     init: ModelFiles | None
+    tokenizer: Path | None
     start: str
 
     @property
@@ -107,14 +113,17 @@ class NetworkPlan:
         ``texts`` choose the vocabulary where it is smaller than CLIP's; None for merges: all.
         Fails: SetupError where the weights to start from do not fit.
         """
-        from winnow.models.contrastive import load_tokenizer, load_weights
+        from winnow.models.contrastive import load_tokenizer, load_weights, text_tokenizer
 
-        if self.init is None:
-            merges = _merges(self.config, texts, self.setup.vocabulary)
-            tokenizer = _tokenizer(self.config, merges)
-        else:
+        merges = None
+        if self.init is not None:
             tokenizer = load_tokenizer(self.init)
             merges = None if self.init.tokenizer is None else tokenizer.merges
+        elif self.tokenizer is not None:
+            tokenizer = text_tokenizer(self.config, self.tokenizer, name=self.setup.model)
+        else:
+            merges = _merges(self.config, texts, self.setup.vocabulary)
+            tokenizer = _tokenizer(self.config, merges)
         network = _built(self.config, self.setup, seed)
         if self.init is not None:
             load_weights(network, self.init)
@@ -164,11 +173,9 @@ def network_plan(setup: Setup, config: TrainConfig) -> NetworkPlan:
         from winnow.models.alignclip import shared_config
 
         network = shared_config(network)
-    if setup.vocabulary is not None and setup.vocabulary < NUM_FIXED_TOKENS:
-        _refuse_vocabulary(setup.vocabulary)
     if setup.stream:
         stream_config(setup, config)
-        network["text_cfg"]["vocab_size"] = CLIP_VOCABULARY  # init has its own
+    _check_vocabulary(network, setup)
     if config.separation_weight:
         from winnow.models.caption_vectors import describe
 
@@ -181,35 +188,77 @@ def network_plan(setup: Setup, config: TrainConfig) -> NetworkPlan:
         raise RecipeError(msg)
     if 0 < config.micro_batch_size < config.batch_size:
         _check_rows_apart(network, setup, config)
+    transformer = _transformer(network) if init is None else None
+    tokenizer = init.tokenizer if init is not None else _hub_tokenizer(network, setup.model)
     return NetworkPlan(
         config=network,
         preprocess={**described.get("preprocess_cfg", {}), "size": (height, width)},
         setup=setup,
         init=init,
-        start="" if init is None else init.digest(),
+        tokenizer=tokenizer if network["text_cfg"].get("hf_tokenizer_name") else None,
+        start=init.digest() if init is not None else transformer.digest() if transformer else "",
     )
 
 
+def hub_digests(model: str) -> list[str]:
+    """Return digests of what an architecture takes from the hub: tokenizer, text transformer.
+
+    Empty for an architecture with CLIP's own tokenizer. Fails: SetupError where it cannot be had.
+    """
+    network = architecture(model)["model_cfg"]
+    tokenizer, transformer = _hub_tokenizer(network, model), _transformer(network)
+    digests = [] if tokenizer is None else [files_digest(tokenizer_files(tokenizer))]
+    return digests + ([] if transformer is None else [transformer.digest()])
+
+
+def _hub_tokenizer(network: Mapping[str, Any], model: str) -> Path | None:
+    return tokenizer_folder(network["text_cfg"], architecture_folder(model))
+
+
+def _transformer(network: Mapping[str, Any]) -> LanguageFiles | None:
+    text = network["text_cfg"]
+    return text_transformer(text, weights=text.get("hf_model_pretrained", True))
+
+
+def _check_vocabulary(network: dict[str, Any], setup: Setup) -> None:
+    """Refuse a size that cannot be; a stream takes CLIP's whole list, unless init has its own."""
+    text = network["text_cfg"]
+    if text.get("hf_tokenizer_name"):
+        if setup.vocabulary is not None:
+            msg = (
+                f"vocabulary={setup.vocabulary}: model={setup.model!r} has the tokenizer "
+                f"{text['hf_tokenizer_name']}, which is taken as it is; leave vocabulary out"
+            )
+            raise RecipeError(msg)
+        return
+    if setup.vocabulary is not None and setup.vocabulary < NUM_FIXED_TOKENS:
+        _refuse_vocabulary(setup.vocabulary)
+    if setup.stream:
+        text["vocab_size"] = CLIP_VOCABULARY
+
+
 def _trainable(model_config: Mapping[str, Any], config: TrainConfig) -> dict[str, Any]:
-    """SigLIP starts at temperature 10 and bias -10 (Zhai et al. 2023, section 3.2)."""
+    """Return the two towers as they start; of CoCa those without its captioning decoder.
+
+    SigLIP starts at temperature 10 and bias -10 (Zhai et al. 2023, section 3.2); CLIP's loss has no
+    bias, whatever the architecture says.
+    """
     changed = copy.deepcopy(dict(model_config))
-    if changed["text_cfg"].get("hf_tokenizer_name"):
-        msg = "only architectures with CLIP's byte-pair tokenizer can be trained, such as tiny"
-        raise RecipeError(msg)
-    if "multimodal_cfg" in changed:
-        msg = (
-            "architectures with a captioning decoder (multimodal_cfg, open_clip's coca_*) cannot "
-            "be trained; use one of two towers, such as tiny or ViT-B-32"
-        )
-        raise RecipeError(msg)
-    changed["text_cfg"].pop("tokenizer_kwargs", None)
+    text = changed["text_cfg"]
+    if not text.get("hf_tokenizer_name"):
+        text.pop("tokenizer_kwargs", None)
+    if changed.pop("multimodal_cfg", None) is not None:
+        for tower in (text, changed["vision_cfg"]):
+            tower.pop("output_tokens", None)
     if config.loss == "siglip":
         changed |= {"init_logit_scale": math.log(10), "init_logit_bias": -10.0}
+    else:
+        changed.pop("init_logit_bias", None)
     return changed
 
 
 def _init(network: dict[str, Any], setup: Setup) -> ModelFiles:
-    """Find the weights to start from, take their vocabulary's size, and try them on."""
+    """Find the weights to start from, take their tokenizer and its size, and try them on."""
     from winnow.models.contrastive import load_weights
 
     assert setup.init is not None
@@ -217,12 +266,14 @@ def _init(network: dict[str, Any], setup: Setup) -> ModelFiles:
         msg = f"vocabulary={setup.vocabulary} with init: the model to start from has its own; "
         raise RecipeError(msg + "leave vocabulary out")
     files = find_model(setup.init)
-    if files.config["text_cfg"].get("hf_tokenizer_name"):
-        msg = f"init={setup.init!r} does not have CLIP's byte-pair tokenizer; it cannot be trained"
-        raise RecipeError(msg)
-    network["text_cfg"]["vocab_size"] = int(
-        files.config["text_cfg"].get("vocab_size", CLIP_VOCABULARY)
-    )
+    text, given = network["text_cfg"], files.config["text_cfg"]
+    text["vocab_size"] = int(given.get("vocab_size", CLIP_VOCABULARY))
+    for key in ("hf_tokenizer_name", "tokenizer_mode", "tokenizer_kwargs"):
+        text.pop(key, None)
+        if given.get("hf_tokenizer_name") and given.get(key) is not None:
+            text[key] = given[key]
+    if text.get("hf_model_name"):
+        text["hf_model_pretrained"] = False
     load_weights(_built(network, setup, seed=0), files)
     return files
 
@@ -240,8 +291,9 @@ def _check_rows_apart(network: dict[str, Any], setup: Setup, config: TrainConfig
     import torch
     from torch.nn.modules.batchnorm import _BatchNorm
 
+    bare = {**network, "text_cfg": {**network["text_cfg"], "hf_model_pretrained": False}}
     with torch.device("meta"):  # modules without memory
-        built = _built(network, setup, seed=0)
+        built = _built(bare, setup, seed=0)
     if any(isinstance(module, _BatchNorm) for module in built.modules()):
         msg = (
             f"micro_batch_size={config.micro_batch_size}: model={setup.model!r} has BatchNorm, "

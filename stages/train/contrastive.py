@@ -26,6 +26,7 @@ from winnow.stages.train._network import (
     BUFFER_SAMPLES,
     NUM_LANES,
     Setup,
+    hub_digests,
     network_plan,
     stream_config,
 )
@@ -44,8 +45,9 @@ class ContrastiveTrainer(Trainer):
              ``caption_choices`` of <key>.json.
              Samples without a picture or a caption are left out and counted.
     Writes:  open_clip_config.json, model.safetensors, bpe_merges.txt.gz (where the vocabulary is
-             smaller than CLIP's) and training.json; the folder is a model for the clip_score stage
-             and for open_clip. While it trains, training_state.pt.
+             smaller than CLIP's) or the files of a Hugging Face tokenizer, and training.json;
+             the folder is a model for the clip_score stage and for open_clip. While it trains,
+             training_state.pt.
     Cost:    samples seen times one forward and backward pass of both towers (one more forward pass
              with micro_batch_size); decoded pictures in a scratch file in the trial's folder, or
              with stream every picture decoded again each time it is seen.
@@ -58,10 +60,12 @@ class ContrastiveTrainer(Trainer):
     The same selection, parameters, seed and threads give the same weights on one kind of CPU,
     however often the trial was killed.
 
-    model: an architecture: "tiny", "nano", "small", an open_clip name, or a configuration file. Of
-        open_clip's those with CLIP's own tokenizer and two towers can be trained (ViT-*, RN*,
-        convnext_*, EVA*, MobileCLIP*, ...), not those that name a Hugging Face tokenizer (SigLIP,
-        CLIPA, worldwide, roberta, mt5, nllb), nor coca_*.
+    model: an architecture: "tiny", "nano", "small", an open_clip name, or a configuration file. One
+        that names a Hugging Face tokenizer (SigLIP, CLIPA, worldwide ...) takes it from beside the
+        configuration file, or from the hub or its cache, as it is, and writes it beside the
+        weights. One whose text tower is a transformer of the hub (roberta, mt5, nllb) starts that
+        tower from the weights there, as open_clip does (hf_model_pretrained: false: afresh).
+        coca_* are trained without their captioning decoder.
     init: a model to start from (weights and vocabulary), null for fresh weights.
     loss: "clip" (Radford et al. 2021) or "siglip" (Zhai et al. 2023; bias starts at -10).
     warmup: share of the samples seen at a rising learning rate; a cosine to 0 follows.
@@ -180,6 +184,7 @@ class ContrastiveTrainer(Trainer):
         """Digest of the architecture, the weights it starts from and the frozen text encoder."""
         parts: list[Any] = [architecture(self.model)]
         parts.append("" if self.init is None else find_model(self.init).digest())
+        parts += hub_digests(self.model) if self.init is None else []
         if self.separation_weight:
             from winnow.models.caption_vectors import describe
 

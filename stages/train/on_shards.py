@@ -102,7 +102,12 @@ def train_setup(
     }
     if current_workers().is_first:
         save_model(
-            folder, data.network, config=plan.config, preprocess=plan.preprocess, merges=data.merges
+            folder,
+            data.network,
+            config=plan.config,
+            preprocess=plan.preprocess,
+            merges=data.merges,
+            tokenizer=plan.tokenizer,
         )
         text = json.dumps(document, indent=1) + "\n"
         (folder / REPORT_NAME).write_text(text, encoding="utf-8")

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.hub_parts import save_tokenizer
 from tests.stages.train.cards import COLORS, architecture, card, write_shard
 from winnow.contracts.errors import RecipeError, SetupError, ShardError
 from winnow.contracts.trial import Dataset, Embeddings
@@ -217,6 +218,24 @@ def test_both_towers_from_scratch(
     if loss == "clip":
         got, chance = recall(subject, "audio", "text")
         assert got > 0.5 > chance
+
+
+def test_texts_may_have_a_tokenizer_of_the_hub_that_goes_on_with_the_model(
+    train: Dataset, test_set: Dataset, tmp_path: Path
+) -> None:
+    """It lies beside the configuration; then training goes on from what was written."""
+    config = architecture()
+    config["model_cfg"]["text_cfg"] |= {"hf_tokenizer_name": "org/none", "pool_type": "last"}
+    (tmp_path / "model.json").write_text(json.dumps(config))
+    save_tokenizer(tmp_path, [f"a {name} card" for name in NAMES])
+    clap = trainer(model=str(tmp_path / "model.json"))
+    clap.train(train, tmp_path / "first", num_samples=32, seed=2)
+    again = trainer(init=str(tmp_path / "first"))
+    again.train(train, tmp_path / "second", num_samples=32, seed=2)
+    before, after = (clap.load(tmp_path / name, test_set, []) for name in ("first", "second"))
+    assert not np.allclose(before.vectors["text"], after.vectors["text"])
+    files = [(tmp_path / name / "tokenizer.json").read_bytes() for name in (".", "first", "second")]
+    assert len(set(files)) == 1
 
 
 def test_a_row_without_a_side_is_no_part_of_that_pair(

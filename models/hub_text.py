@@ -1,0 +1,130 @@
+"""What open_clip's configurations name on the Hugging Face hub: tokenizers and text transformers.
+
+    hf_tokenizer_name   the tokenizer of SigLIP, CLIPA and others; a model's own files come first
+    hf_model_name       a transformer as the text tower (roberta, mt5, nllb ...)
+
+Both are names on the hub (looked for in its cache first when there is no network), or folders:
+``./folder``, ``/folder``, ``~/folder``.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from winnow.contracts.errors import SetupError
+from winnow.contracts.paths import user_path
+from winnow.models.language_files import (
+    CONFIG_NAME,
+    TOKENIZER_FILES,
+    WEIGHT_PATTERNS,
+    LanguageFiles,
+    hub_snapshot,
+    is_path,
+)
+
+TRANSFORMER_FOLDER = "text_transformer"
+"""In a saved model's folder: the configuration of a text tower that is a transformer of the hub."""
+
+
+def tokenizer_folder(text: Mapping[str, Any], own: Path | None) -> Path | None:
+    """Return the folder with the tokenizer that ``text_cfg`` names, None where it names none.
+
+    ``own``: the model's folder; tokenizer files in it are the model's, whatever the name says.
+    Fails: SetupError where there are no such files.
+    """
+    name = text.get("hf_tokenizer_name")
+    if not name:
+        return None
+    if own is not None and tokenizer_files(own):
+        return own
+    folder = _folder(str(name), TOKENIZER_FILES, what="tokenizer")
+    if not tokenizer_files(folder):
+        msg = f"the tokenizer {name}: {folder} holds none of {', '.join(TOKENIZER_FILES)}"
+        raise SetupError(msg)
+    return folder
+
+
+def tokenizer_files(folder: Path) -> list[Path]:
+    """Return what decides how text becomes tokens, in a fixed order."""
+    return [path for name in TOKENIZER_FILES if (path := folder / name).is_file()]
+
+
+def saved_transformer(own: Path | None) -> Path | None:
+    """Return the folder with the configuration of the text tower that was saved with a model."""
+    folder = None if own is None else own / TRANSFORMER_FOLDER
+    return folder if folder is not None and (folder / CONFIG_NAME).is_file() else None
+
+
+def text_transformer(text: Mapping[str, Any], *, weights: bool) -> LanguageFiles | None:
+    """Return the transformer that ``text_cfg`` names as its text tower, None where it names none.
+
+    Fails: SetupError where its configuration, or with ``weights`` these, cannot be had.
+    """
+    name = text.get("hf_model_name")
+    if not name:
+        return None
+    files = None
+    for patterns in WEIGHT_PATTERNS if weights else ((),):
+        folder = _folder(str(name), (CONFIG_NAME, *patterns), what="text tower")
+        files = LanguageFiles(name=str(name), folder=folder)
+        if not weights or files.weights:
+            break
+    assert files is not None
+    if not files.config.is_file():
+        msg = f"the text tower {name}: {files.config} is missing"
+        raise SetupError(msg)
+    if weights and not files.weights:
+        msg = (
+            f"the text tower {name}: there are no weights in {files.folder}; set "
+            "hf_model_pretrained: false in text_cfg to start from fresh ones"
+        )
+        raise SetupError(msg)
+    return files
+
+
+def saved_text_config(text: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a ``text_cfg`` as a saved model has it: its weights are there, and no path is.
+
+    What was a folder's path becomes the folder's name: the files themselves lie with the model.
+    """
+    saved = dict(text)
+    for key in ("hf_tokenizer_name", "hf_model_name"):
+        if saved.get(key) and is_path(str(saved[key])):
+            saved[key] = user_path(str(saved[key])).resolve().name
+    if saved.get("hf_model_name"):
+        saved["hf_model_pretrained"] = False
+    return saved
+
+
+def save_text_files(folder: Path, network: Any, tokenizer: Path | None) -> None:
+    """Write the tokenizer's files, and a text transformer's configuration, beside the weights."""
+    for path in tokenizer_files(tokenizer) if tokenizer is not None else []:
+        if path.parent.resolve() != folder.resolve():
+            shutil.copyfile(path, folder / path.name)
+    config = getattr(getattr(network, "text", None), "config", None)
+    if config is not None:
+        described = config.to_dict()
+        described.pop("_name_or_path", None)
+        target = folder / TRANSFORMER_FOLDER
+        target.mkdir(exist_ok=True)
+        text = json.dumps(described, indent=2, sort_keys=True) + "\n"
+        (target / CONFIG_NAME).write_text(text, encoding="utf-8")
+
+
+def _folder(name: str, patterns: tuple[str, ...], *, what: str) -> Path:
+    if is_path(name):
+        folder = user_path(name)
+        if not folder.is_dir():
+            msg = f"the {what} {name}: there is no such folder"
+            raise SetupError(msg)
+        return folder
+    try:
+        return hub_snapshot(name, patterns)
+    except (OSError, ValueError) as error:
+        hint = f"; for a folder write ./{name}" if Path(name).is_dir() else ""
+        msg = f"the {what} {name} cannot be had from the Hugging Face hub{hint}: {error}"
+        raise SetupError(msg) from error
