@@ -26,7 +26,7 @@ from winnow.contracts.errors import RecipeError, SetupError
 from winnow.contracts.model_names import TRAINED_PREFIX
 from winnow.contracts.paths import user_path
 from winnow.models.file_digest import named_digest
-from winnow.models.hub_text import saved_transformer, tokenizer_folder
+from winnow.models.hub_text import saved_transformer, tokenizer_files, tokenizer_folder
 from winnow.models.language_files import CONFIG_NAME as TRANSFORMER_CONFIG
 from winnow.models.language_files import TOKENIZER_FILES
 from winnow.models.package_files import package_folder
@@ -50,7 +50,6 @@ _WEIGHT_NAMES = (  # open_clip's own order of preference, safetensors first
     "pytorch_model.pth",
     "model.pth",
 )
-_TOKENIZER_FILES = (MERGES_NAME, *TOKENIZER_FILES)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,7 +89,11 @@ class ModelFiles:
         """Return the files that decide how text becomes tokens, in a fixed order."""
         if self.tokenizer is None:
             return [_open_clip_folder() / "bpe_simple_vocab_16e6.txt.gz"]
-        return [path for name in _TOKENIZER_FILES if (path := self.tokenizer / name).is_file()]
+        merges = [path for path in [self.tokenizer / MERGES_NAME] if path.is_file()]
+        if self.config["text_cfg"].get("hf_tokenizer_name"):
+            return [*merges, *tokenizer_files(self.tokenizer)]
+        named = (self.tokenizer / name for name in TOKENIZER_FILES)
+        return [*merges, *(path for path in named if path.is_file())]
 
 
 def embedding_width(model: str, pretrained: str | None = None) -> int:

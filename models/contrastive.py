@@ -32,6 +32,7 @@ from winnow.models.language_files import INSTALL
 from winnow.models.pixels import eight_bits, on_white
 from winnow.models.tokenizer import CLIP_VOCABULARY, MERGES_NAME, Tokenizer, write_merges
 
+CONTEXT_LENGTH = open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH
 _MAX_ASPECT = 16
 
 
@@ -173,7 +174,7 @@ def load_model(
             msg = f"the model {files.name} cannot be loaded from {files.weights}: {error}"
             raise SetupError(msg) from error
     preprocess = Preprocess(network.visual.preprocess_cfg)  # type: ignore[union-attr]
-    tokenizer = load_tokenizer(files)
+    tokenizer = load_tokenizer(files).bounded(network)
     return ContrastiveModel(network, preprocess, tokenizer, device=where, precision=precision)
 
 
@@ -206,8 +207,11 @@ def text_tokenizer(config: Mapping[str, Any], folder: Path | None, *, name: str)
     Fails: SetupError where it cannot be loaded.
     """
     text = config["text_cfg"]
-    length = int(text.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH))
-    options = dict(text.get("tokenizer_kwargs") or {})
+    length = int(text.get("context_length", CONTEXT_LENGTH))
+    options = text.get("tokenizer_kwargs") or {}
+    if not isinstance(options, dict):
+        msg = f"the tokenizer of {name}: tokenizer_kwargs is no mapping: {options!r}"
+        raise SetupError(msg)
     if text.get("hf_tokenizer_name"):
         mode = text.get("tokenizer_mode")
         try:
@@ -215,39 +219,65 @@ def text_tokenizer(config: Mapping[str, Any], folder: Path | None, *, name: str)
         except ImportError as error:
             msg = f"the tokenizer of {name} needs: {INSTALL} ({error})"
             raise SetupError(msg) from error
-        except (OSError, ValueError) as error:
-            msg = f"the tokenizer of {name} cannot be loaded from {folder}: {error}"
+        except Exception as error:  # noqa: BLE001 - the tokenizers library raises it bare
+            msg = f"the tokenizer of {name} cannot be loaded from {folder}: {error!r}"
             raise SetupError(msg) from error
+        _check_tokens(inner, folder)
         size = None if text.get("hf_model_name") else int(text.get("vocab_size", CLIP_VOCABULARY))
         return Tokenizer(inner, length, num_tokens=size)
     if folder is not None:
-        options["bpe_path"] = str(folder / MERGES_NAME)
+        options = {**options, "bpe_path": str(folder / MERGES_NAME)}
     return Tokenizer(SimpleTokenizer(context_length=length, **options), length)
 
 
-def build_network(config: Mapping[str, Any], *, seed: int) -> nn.Module:
+def _check_tokens(inner: HFTokenizer, folder: Path | None) -> None:
+    """Fails: SetupError for a tokenizer without a token that every caption needs."""
+    needed = ["bos_token", "eos_token"] if inner.tokenizer_mode == "clips" else ["pad_token"]
+    needed += ["sep_token"] if inner.strip_sep_token else []
+    for name in needed:
+        if getattr(inner.tokenizer, name) is None:
+            msg = f"the tokenizer in {folder} has no {name}; name one in its tokenizer_config.json"
+            raise SetupError(msg)
+
+
+def build_network(config: Mapping[str, Any], *, seed: int, folder: Path | None = None) -> nn.Module:
     """Return a fresh model of open_clip's classes for a ``model_cfg``; the seed decides it.
 
     A text tower that the configuration names on the hub (hf_model_name) starts from the weights
-    there, as in open_clip, unless hf_model_pretrained is false.
+    there, as in open_clip, unless hf_model_pretrained is false; then ``folder``, the model's own,
+    may hold its configuration.
+
+    Fails: SetupError for a configuration that open_clip cannot build.
     """
     arguments = copy.deepcopy(dict(config))
     text = arguments["text_cfg"]
     custom = arguments.pop("custom_text", False) or "hf_model_name" in text
-    transformer = text_transformer(text, weights=text.get("hf_model_pretrained", True))
+    transformer = text_transformer(text, folder, weights=text.get("hf_model_pretrained", True))
     if transformer is not None:
         text["hf_model_name"] = str(transformer.folder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         kind = open_clip.CustomTextCLIP if custom else open_clip.CLIP
-        if transformer is None:
-            return cast(nn.Module, kind(**arguments))
-        problems = _load_errors() + (KeyError, AttributeError, TypeError)
+        problems = _load_errors() + (LookupError, AttributeError, TypeError, AssertionError)
         try:
-            return cast(nn.Module, kind(**arguments))
+            network = cast(nn.Module, kind(**arguments))
         except problems as error:
-            msg = f"the text tower {transformer.name} cannot be built by open_clip: {error!r}"
+            named = "" if transformer is None else f", with the text tower {transformer.name}"
+            msg = f"open_clip cannot build the architecture{named}: {error!r}"
             raise SetupError(msg) from error
+    if transformer is not None:
+        _check_places(network, int(text.get("context_length", CONTEXT_LENGTH)), transformer.name)
+    return network
+
+
+def _check_places(network: Any, length: int, name: str) -> None:
+    places = getattr(network.text.config, "max_position_embeddings", None)
+    if places and places < length:
+        msg = (
+            f"the text tower {name} has {places} places for tokens, and context_length is "
+            f"{length}; set context_length in text_cfg to at most {places}"
+        )
+        raise SetupError(msg)
 
 
 def load_weights(network: nn.Module, files: ModelFiles) -> None:
@@ -264,7 +294,9 @@ def load_weights(network: nn.Module, files: ModelFiles) -> None:
         raise SetupError(msg) from error
     own = network.state_dict()
     decoder = ("text_decoder.", "logit_bias")
-    given = {k: v for k, v in given.items() if k in own or not k.startswith(decoder)}
+    # Numbers of places, which transformers saved with the weights until 4.31.
+    left_out = (*decoder, "text.transformer.embeddings.position_ids")
+    given = {k: v for k, v in given.items() if k in own or not k.startswith(left_out)}
     wanted = {k: v for k, v in own.items() if k in given or k != "logit_bias"}
     problem = next((k for k in [*wanted, *given] if _shape(wanted, k) != _shape(given, k)), None)
     if problem is None:

@@ -17,6 +17,7 @@ from typing import Any
 
 from winnow.contracts.errors import SetupError
 from winnow.contracts.paths import user_path
+from winnow.models.file_digest import files_digest
 from winnow.models.language_files import (
     CONFIG_NAME,
     TOKENIZER_FILES,
@@ -41,7 +42,7 @@ def tokenizer_folder(text: Mapping[str, Any], own: Path | None) -> Path | None:
         return None
     if own is not None and tokenizer_files(own):
         return own
-    folder = _folder(str(name), TOKENIZER_FILES, what="tokenizer")
+    folder = _folder(str(name), (*TOKENIZER_FILES, CONFIG_NAME), what="tokenizer")
     if not tokenizer_files(folder):
         msg = f"the tokenizer {name}: {folder} holds none of {', '.join(TOKENIZER_FILES)}"
         raise SetupError(msg)
@@ -49,8 +50,14 @@ def tokenizer_folder(text: Mapping[str, Any], own: Path | None) -> Path | None:
 
 
 def tokenizer_files(folder: Path) -> list[Path]:
-    """Return what decides how text becomes tokens, in a fixed order."""
-    return [path for name in TOKENIZER_FILES if (path := folder / name).is_file()]
+    """Return what decides how text becomes tokens, in a fixed order.
+
+    Where tokenizer_config.json names no class (bert-base-uncased, roberta-base), config.json does.
+    """
+    found = [path for name in TOKENIZER_FILES if (path := folder / name).is_file()]
+    config = folder / CONFIG_NAME
+    named = _read(folder / "tokenizer_config.json").get("tokenizer_class")
+    return [*found, config] if found and not named and config.is_file() else found
 
 
 def saved_transformer(own: Path | None) -> Path | None:
@@ -59,14 +66,20 @@ def saved_transformer(own: Path | None) -> Path | None:
     return folder if folder is not None and (folder / CONFIG_NAME).is_file() else None
 
 
-def text_transformer(text: Mapping[str, Any], *, weights: bool) -> LanguageFiles | None:
+def text_transformer(
+    text: Mapping[str, Any], own: Path | None = None, *, weights: bool
+) -> LanguageFiles | None:
     """Return the transformer that ``text_cfg`` names as its text tower, None where it names none.
 
+    ``own``: the model's folder; without ``weights`` the configuration saved in it wins.
     Fails: SetupError where its configuration, or with ``weights`` these, cannot be had.
     """
     name = text.get("hf_model_name")
     if not name:
         return None
+    saved = None if weights else saved_transformer(own)
+    if saved is not None:
+        return LanguageFiles(name=str(name), folder=saved)
     files = None
     for patterns in WEIGHT_PATTERNS if weights else ((),):
         folder = _folder(str(name), (CONFIG_NAME, *patterns), what="text tower")
@@ -86,24 +99,43 @@ def text_transformer(text: Mapping[str, Any], *, weights: bool) -> LanguageFiles
     return files
 
 
+def transformer_digest(files: LanguageFiles, *, weights: bool) -> str:
+    """Return 32 hex digits over the configuration, and the weights where it starts from them.
+
+    Whatever else lies in the same folder of the hub's cache does not count.
+    """
+    return files_digest([files.config, *(files.weights if weights else [])])
+
+
 def saved_text_config(text: Mapping[str, Any]) -> dict[str, Any]:
     """Return a ``text_cfg`` as a saved model has it: its weights are there, and no path is.
 
     What was a folder's path becomes the folder's name: the files themselves lie with the model.
     """
-    saved = dict(text)
-    for key in ("hf_tokenizer_name", "hf_model_name"):
-        if saved.get(key) and is_path(str(saved[key])):
-            saved[key] = user_path(str(saved[key])).resolve().name
+    saved = without_paths(text)
     if saved.get("hf_model_name"):
         saved["hf_model_pretrained"] = False
     return saved
 
 
+def without_paths(text: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a ``text_cfg`` in which the folders that it names are their last part only."""
+    named = dict(text)
+    for key in ("hf_tokenizer_name", "hf_model_name"):
+        if named.get(key) and is_path(str(named[key])):
+            named[key] = user_path(str(named[key])).resolve().name
+    return named
+
+
 def save_text_files(folder: Path, network: Any, tokenizer: Path | None) -> None:
     """Write the tokenizer's files, and a text transformer's configuration, beside the weights."""
     for path in tokenizer_files(tokenizer) if tokenizer is not None else []:
-        if path.parent.resolve() != folder.resolve():
+        if path.parent.resolve() == folder.resolve():
+            continue
+        if path.name == CONFIG_NAME:  # of the model that it is named after: only the class counts
+            kinds = {k: v for k, v in _read(path).items() if k in ("model_type", "tokenizer_class")}
+            (folder / CONFIG_NAME).write_text(json.dumps(kinds) + "\n", encoding="utf-8")
+        else:
             shutil.copyfile(path, folder / path.name)
     config = getattr(getattr(network, "text", None), "config", None)
     if config is not None:
@@ -113,6 +145,15 @@ def save_text_files(folder: Path, network: Any, tokenizer: Path | None) -> None:
         target.mkdir(exist_ok=True)
         text = json.dumps(described, indent=2, sort_keys=True) + "\n"
         (target / CONFIG_NAME).write_text(text, encoding="utf-8")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return a JSON object, empty where there is none (a loader says what is wrong)."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _folder(name: str, patterns: tuple[str, ...], *, what: str) -> Path:

@@ -88,10 +88,16 @@ class Tokenizer:
     """
 
     def __init__(self, inner: Any, context_length: int, *, num_tokens: int | None = None) -> None:
-        self._inner, self.context_length, self._num_tokens = inner, context_length, num_tokens
+        self._inner, self.context_length, self.num_tokens = inner, context_length, num_tokens
         self._max_characters = _CHARACTERS_PER_TOKEN * context_length
         self._cache = getattr(inner, "cache", None)
         self._always_cached = dict(self._cache) if isinstance(self._cache, dict) else {}
+
+    def bounded(self, network: Any) -> Tokenizer:
+        """Return itself, with the table of a network whose text tower is a hub's transformer."""
+        if hasattr(getattr(network, "text", None), "config"):
+            self.num_tokens = int(network.vocab_size) or None
+        return self
 
     @property
     def merges(self) -> list[str] | None:
@@ -110,11 +116,12 @@ class Tokenizer:
             self._cache.update(self._always_cached)
         cut = [self._cut(text) for text in texts]
         tokens = cast("torch.Tensor", self._inner(cut, context_length=self.context_length))
-        size = self._num_tokens
+        size = self.num_tokens
         if size is not None and len(texts) and int(tokens.max()) >= size:
             msg = (
                 f"the tokenizer gives token {int(tokens.max())}, but the text tower has vectors "
-                f"for {size:,} (vocab_size): they do not belong together"
+                f"for {size:,}: give it the tokenizer that belongs to it, or set vocab_size in "
+                "text_cfg to the tokenizer's size"
             )
             raise SetupError(msg)
         return tokens

@@ -38,7 +38,7 @@ CaptionWorker = LocalWorker | FoldedWorker | EndpointWorker
 NAME = "caption"
 
 
-@register_stage(NAME, version=2)
+@register_stage(NAME, version=3)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Caption(Stage):
     """Describe each image in words, once or several times.

@@ -63,7 +63,7 @@ class ImageTextPlan:
     @property
     def digest(self) -> str:
         """Digest of the weights it starts from, "" for fresh ones."""
-        return "" if self.init is None else self.init.digest()
+        return self.fresh.start if self.fresh is not None else self.init.digest()  # type: ignore[union-attr]
 
     def resize(self, *, augmented: bool) -> Callable[[Any], Any]:
         """Return what makes pictures small; a little larger where random crops follow."""

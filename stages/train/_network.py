@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, Any
 from winnow.contracts.errors import RecipeError
 from winnow.models.checkpoint import ModelFiles, architecture, architecture_folder, find_model
 from winnow.models.file_digest import files_digest
-from winnow.models.hub_text import text_transformer, tokenizer_files, tokenizer_folder
+from winnow.models.hub_text import (
+    text_transformer,
+    tokenizer_files,
+    tokenizer_folder,
+    transformer_digest,
+    without_paths,
+)
 from winnow.models.tokenizer import (
     CLIP_VOCABULARY,
     MERGES_NAME,
@@ -89,8 +95,10 @@ class Setup:
 class NetworkPlan:
     """A network that can be built: open_clip's model_cfg and preprocess_cfg.
 
-    tokenizer: folder of a Hugging Face tokenizer, None for CLIP's.  start: digest of the weights
-    it starts from (of the text tower, where that is a model of the hub), "" for fresh ones.
+    tokenizer: folder of a Hugging Face tokenizer, None for CLIP's.  folder: of the model to start
+    from, or of the architecture, where its text tower's configuration may lie.
+    start: digest of the weights it starts from (of the text tower, where that is a model of the
+    hub), "" for fresh ones.
     """
 
     config: dict[str, Any]
@@ -98,6 +106,7 @@ class NetworkPlan:
     setup: Setup
     init: ModelFiles | None
     tokenizer: Path | None
+    folder: Path | None
     start: str
 
     @property
@@ -124,10 +133,10 @@ class NetworkPlan:
         else:
             merges = _merges(self.config, texts, self.setup.vocabulary)
             tokenizer = _tokenizer(self.config, merges)
-        network = _built(self.config, self.setup, seed)
+        network = _built(self.config, self.setup, seed, self.folder)
         if self.init is not None:
             load_weights(network, self.init)
-        return network, tokenizer, merges
+        return network, tokenizer.bounded(network), merges
 
 
 def stream_config(setup: Setup, config: TrainConfig) -> StreamConfig:
@@ -180,44 +189,71 @@ def network_plan(setup: Setup, config: TrainConfig) -> NetworkPlan:
         from winnow.models.caption_vectors import describe
 
         describe(setup.separation_encoder)
+    folder = architecture_folder(setup.model)
     init = None if setup.init is None else _init(network, setup)
+    if init is not None and init.text_transformer is not None:
+        folder = init.weights.parent
     size: Any = network["vision_cfg"].get("image_size", 224)
     height, width = (size, size) if isinstance(size, int) else size
     if height != width:
         msg = f"model={setup.model!r} takes images of {width} x {height}; only squares are trained"
         raise RecipeError(msg)
     if 0 < config.micro_batch_size < config.batch_size:
-        _check_rows_apart(network, setup, config)
-    transformer = _transformer(network) if init is None else None
-    tokenizer = init.tokenizer if init is not None else _hub_tokenizer(network, setup.model)
+        _check_rows_apart(network, setup, config, folder)
+    transformer, weights = _transformer(network, folder) if init is None else (None, False)
+    tokenizer = init.tokenizer if init is not None else _hub_tokenizer(network, folder)
+    if tokenizer is not None and network["text_cfg"].get("hf_tokenizer_name"):
+        from winnow.models.contrastive import text_tokenizer
+
+        text_tokenizer(network, tokenizer, name=setup.model)
+    start = transformer_digest(transformer, weights=True) if transformer and weights else ""
     return NetworkPlan(
         config=network,
         preprocess={**described.get("preprocess_cfg", {}), "size": (height, width)},
         setup=setup,
         init=init,
         tokenizer=tokenizer if network["text_cfg"].get("hf_tokenizer_name") else None,
-        start=init.digest() if init is not None else transformer.digest() if transformer else "",
+        folder=folder,
+        start=start if init is None else init.digest(),
     )
 
 
-def hub_digests(model: str) -> list[str]:
-    """Return digests of what an architecture takes from the hub: tokenizer, text transformer.
+def architecture_parts(model: str, init: ModelFiles | None = None) -> list[Any]:
+    """Return what an architecture is, as its digest takes it: its description, without the paths
+    in it, then digests of what it takes from the hub (tokenizer, text transformer).
 
-    Empty for an architecture with CLIP's own tokenizer. Fails: SetupError where it cannot be had.
+    Of a model that starts from ``init``, whose digest says the rest, only the configuration of a
+    text tower that was not saved with it. Fails: SetupError where something cannot be had.
     """
-    network = architecture(model)["model_cfg"]
-    tokenizer, transformer = _hub_tokenizer(network, model), _transformer(network)
-    digests = [] if tokenizer is None else [files_digest(tokenizer_files(tokenizer))]
-    return digests + ([] if transformer is None else [transformer.digest()])
-
-
-def _hub_tokenizer(network: Mapping[str, Any], model: str) -> Path | None:
-    return tokenizer_folder(network["text_cfg"], architecture_folder(model))
-
-
-def _transformer(network: Mapping[str, Any]) -> LanguageFiles | None:
+    described = architecture(model)
+    network, folder = described["model_cfg"], architecture_folder(model)
     text = network["text_cfg"]
-    return text_transformer(text, weights=text.get("hf_model_pretrained", True))
+    parts: list[Any] = [{**described, "model_cfg": {**network, "text_cfg": without_paths(text)}}]
+    if init is not None:
+        if text.get("hf_model_name") and init.text_transformer is None:
+            found = text_transformer(text, folder, weights=False)
+            parts += [] if found is None else [transformer_digest(found, weights=False)]
+        return parts
+    tokenizer, (transformer, weights) = (
+        _hub_tokenizer(network, folder),
+        _transformer(network, folder),
+    )
+    parts += [] if tokenizer is None else [files_digest(tokenizer_files(tokenizer))]
+    parts += [] if transformer is None else [transformer_digest(transformer, weights=weights)]
+    return parts
+
+
+def _hub_tokenizer(network: Mapping[str, Any], folder: Path | None) -> Path | None:
+    return tokenizer_folder(network["text_cfg"], folder)
+
+
+def _transformer(
+    network: Mapping[str, Any], folder: Path | None
+) -> tuple[LanguageFiles | None, bool]:
+    """Return the text tower's files, and whether it starts from the weights among them."""
+    text = network["text_cfg"]
+    weights = bool(text.get("hf_model_pretrained", True))
+    return text_transformer(text, folder, weights=weights), weights
 
 
 def _check_vocabulary(network: dict[str, Any], setup: Setup) -> None:
@@ -231,6 +267,12 @@ def _check_vocabulary(network: dict[str, Any], setup: Setup) -> None:
             )
             raise RecipeError(msg)
         return
+    if text.get("hf_model_name"):
+        msg = (
+            f"model={setup.model!r} has the text tower {text['hf_model_name']} and no tokenizer; "
+            "add hf_tokenizer_name to text_cfg"
+        )
+        raise RecipeError(msg)
     if setup.vocabulary is not None and setup.vocabulary < NUM_FIXED_TOKENS:
         _refuse_vocabulary(setup.vocabulary)
     if setup.stream:
@@ -259,7 +301,7 @@ def _trainable(model_config: Mapping[str, Any], config: TrainConfig) -> dict[str
 
 def _init(network: dict[str, Any], setup: Setup) -> ModelFiles:
     """Find the weights to start from, take their tokenizer and its size, and try them on."""
-    from winnow.models.contrastive import load_weights
+    from winnow.models.contrastive import CONTEXT_LENGTH, load_weights
 
     assert setup.init is not None
     if setup.vocabulary is not None:
@@ -274,26 +316,31 @@ def _init(network: dict[str, Any], setup: Setup) -> ModelFiles:
             text[key] = given[key]
     if text.get("hf_model_name"):
         text["hf_model_pretrained"] = False
-    load_weights(_built(network, setup, seed=0), files)
+        text["context_length"] = int(given.get("context_length", CONTEXT_LENGTH))
+    folder = files.weights.parent if files.text_transformer else architecture_folder(setup.model)
+    load_weights(_built(network, setup, 0, folder), files)
     return files
 
 
-def _built(network: dict[str, Any], setup: Setup, seed: int) -> nn.Module:
+def _built(network: dict[str, Any], setup: Setup, seed: int, folder: Path | None) -> nn.Module:
     from winnow.models.alignclip import build_shared_network
     from winnow.models.contrastive import build_network
 
-    build = build_shared_network if setup.shared_transformer else build_network
-    return build(network, seed=seed)
+    if setup.shared_transformer:
+        return build_shared_network(network, seed=seed)
+    return build_network(network, seed=seed, folder=folder)
 
 
-def _check_rows_apart(network: dict[str, Any], setup: Setup, config: TrainConfig) -> None:
+def _check_rows_apart(
+    network: dict[str, Any], setup: Setup, config: TrainConfig, folder: Path | None
+) -> None:
     """GradCache gives the whole batch's gradient only where no row depends on its neighbours."""
     import torch
     from torch.nn.modules.batchnorm import _BatchNorm
 
     bare = {**network, "text_cfg": {**network["text_cfg"], "hf_model_pretrained": False}}
     with torch.device("meta"):  # modules without memory
-        built = _built(bare, setup, seed=0)
+        built = _built(bare, setup, 0, folder)
     if any(isinstance(module, _BatchNorm) for module in built.modules()):
         msg = (
             f"micro_batch_size={config.micro_batch_size}: model={setup.model!r} has BatchNorm, "

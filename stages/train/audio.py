@@ -19,9 +19,10 @@ from winnow.contracts.parameters import effort, result
 from winnow.contracts.registry import register_trainer
 from winnow.contracts.stage import Resources
 from winnow.contracts.trial import Dataset, Embeddings, Trainer
-from winnow.models.checkpoint import architecture, find_tower
+from winnow.models.checkpoint import find_tower
 from winnow.stages.train import _common
 from winnow.stages.train._audio_config import AudioTrainConfig, check_numbers, checked_pairs
+from winnow.stages.train._network import architecture_parts
 
 if TYPE_CHECKING:
     from winnow.models.audio_tower import AudioTowerConfig
@@ -130,8 +131,8 @@ class AudioTrainer(Trainer):
     def model_digest(self) -> str:
         """Digest of the audio tower's configuration and of the image-text model."""
         init = self._init()
-        start: Any = architecture(self.model) if init is None else init.digest()
-        text = json.dumps([dataclasses.asdict(self._tower()), start], sort_keys=True)
+        start = architecture_parts(self.model) if init is None else [init.digest()]
+        text = json.dumps([dataclasses.asdict(self._tower()), *start], sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     def check(self, data: Dataset, num_samples: int) -> None:

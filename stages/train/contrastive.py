@@ -17,7 +17,7 @@ from winnow.contracts.parameters import effort, later, result
 from winnow.contracts.registry import register_trainer
 from winnow.contracts.stage import Resources
 from winnow.contracts.trial import Dataset, Embeddings, Trainer
-from winnow.models.checkpoint import architecture, find_model
+from winnow.models.checkpoint import find_model
 from winnow.stages.train import _common
 from winnow.stages.train._augment import augment
 from winnow.stages.train._captions import check_choices
@@ -26,7 +26,7 @@ from winnow.stages.train._network import (
     BUFFER_SAMPLES,
     NUM_LANES,
     Setup,
-    hub_digests,
+    architecture_parts,
     network_plan,
     stream_config,
 )
@@ -87,8 +87,9 @@ class ContrastiveTrainer(Trainer):
         one of the machine's, see ``winnow.pipeline.trial_cache``; "": nowhere.
     stream: hold ``buffer_samples`` encoded samples at most, for selections that fit no scratch
         file: see ``winnow.stages.train.streaming``. Their order is another one, a little less
-        shuffled; the vocabulary is all of CLIP's, or that of ``init``; of several hard negatives
-        the first one counts; separation_weight cannot be used.
+        shuffled; the vocabulary is all of CLIP's, or that of ``init`` or of the tokenizer that
+        the architecture names; of several hard negatives the first one counts;
+        separation_weight cannot be used.
     num_lanes: shards that a stream reads at once; it divides batch_size.
     num_workers: processes on Ray that train one model, each with ``num_threads`` and ``num_gpus``.
         The batch is that of all together. It is a ``result``: sums differ in their last bits, and
@@ -182,9 +183,9 @@ class ContrastiveTrainer(Trainer):
 
     def model_digest(self) -> str:
         """Digest of the architecture, the weights it starts from and the frozen text encoder."""
-        parts: list[Any] = [architecture(self.model)]
-        parts.append("" if self.init is None else find_model(self.init).digest())
-        parts += hub_digests(self.model) if self.init is None else []
+        init = None if self.init is None else find_model(self.init)
+        described, *hub = architecture_parts(self.model, init)
+        parts: list[Any] = [described, "" if init is None else init.digest(), *hub]
         if self.separation_weight:
             from winnow.models.caption_vectors import describe
 

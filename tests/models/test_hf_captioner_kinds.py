@@ -84,6 +84,15 @@ def git(folder: Path) -> None:
 
 def idefics3(folder: Path) -> None:
     """Larger pictures have more tiles and so more tokens."""
+    _tiled(folder, "Idefics3")
+
+
+def smolvlm(folder: Path) -> None:
+    """As Idefics3; its processor also reads videos, and numbers as words."""
+    _tiled(folder, "SmolVLM")
+
+
+def _tiled(folder: Path, kind: str) -> None:
     tokenizer = word_tokenizer(*IDEFICS_TOKENS)
     tokenizer.image_token, tokenizer.chat_template = "<image>", IDEFICS_TEMPLATE
     names = ("fake_image_token", "global_image_token", "end_of_utterance_token")
@@ -94,16 +103,17 @@ def idefics3(folder: Path) -> None:
         "vocab_size": len(tokenizer), "max_position_embeddings": 256,
         "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 3,
     }  # fmt: skip
-    config = transformers.Idefics3Config(
+    config = getattr(transformers, f"{kind}Config")(
         vision_config=VISION | {"patch_size": 8}, text_config=text, image_token_id=4,
         scale_factor=2, pad_token_id=3,
     )  # fmt: skip
-    save_network(transformers.Idefics3ForConditionalGeneration, config, folder)
-    pictures = transformers.Idefics3ImageProcessor(
+    save_network(getattr(transformers, f"{kind}ForConditionalGeneration"), config, folder)
+    pictures = getattr(transformers, f"{kind}ImageProcessor")(
         size={"longest_edge": 64}, max_image_size={"longest_edge": 32}
     )
-    transformers.Idefics3Processor(
-        pictures, tokenizer, image_seq_len=4, chat_template=IDEFICS_TEMPLATE
+    videos = [transformers.SmolVLMVideoProcessor()] if kind == "SmolVLM" else []
+    getattr(transformers, f"{kind}Processor")(
+        pictures, tokenizer, *videos, image_seq_len=4, chat_template=IDEFICS_TEMPLATE
     ).save_pretrained(folder)
 
 
@@ -124,7 +134,7 @@ def vit_gpt2(folder: Path) -> None:
 
 
 KINDS: dict[str, Callable[[Path], None]] = {
-    "blip2": blip2, "git": git, "idefics3": idefics3, "vit_gpt2": vit_gpt2,
+    "blip2": blip2, "git": git, "idefics3": idefics3, "smolvlm": smolvlm, "vit_gpt2": vit_gpt2,
 }  # fmt: skip
 
 

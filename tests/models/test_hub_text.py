@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,5 +90,21 @@ def test_saved_configurations_hold_no_path_and_ask_for_no_weights() -> None:
 def test_a_tokenizer_larger_than_the_text_towers_table_is_refused(home: Path) -> None:
     text = {"hf_tokenizer_name": "org/tok", "context_length": 8, "vocab_size": 100}
     tokenizer = text_tokenizer({"text_cfg": text}, home / "tok", name="model")
-    with pytest.raises(SetupError, match=r"gives token \d+, .* vectors for 100 \(vocab_size\)"):
+    with pytest.raises(SetupError, match=r"gives token \d+, .* vectors for 100: .* set vocab_size"):
         tokenizer(CAPTIONS)
+
+
+def test_tokenizers_without_a_token_that_all_captions_need_are_refused(
+    home: Path, tmp_path: Path
+) -> None:
+    text = {"hf_tokenizer_name": "org/tok", "tokenizer_kwargs": {"strip_sep_token": True}}
+    given = json.loads((home / "tok" / "tokenizer_config.json").read_text())
+    for token in ("pad_token", "sep_token"):
+        folder = shutil.copytree(home / "tok", tmp_path / token)
+        less = {key: value for key, value in given.items() if key != token}
+        (folder / "tokenizer_config.json").write_text(json.dumps(less))
+        with pytest.raises(SetupError, match=rf"{token}; name one in its tokenizer_config\.json"):
+            text_tokenizer({"text_cfg": text}, folder, name="model")
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(SetupError, match=r"the tokenizer of model cannot be loaded from"):
+        text_tokenizer({"text_cfg": text}, tmp_path, name="model")

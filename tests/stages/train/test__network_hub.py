@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -236,6 +238,65 @@ def test_the_digest_covers_what_comes_from_the_hub(home: Path, tmp_path: Path) -
     assert ContrastiveTrainer(model=str(path / "fresh.json"), batch_size=8).model_digest() != digest
 
 
+def test_a_digest_does_not_depend_on_what_else_is_in_the_hubs_cache(
+    home: Path, tmp_path: Path
+) -> None:
+    config = _configs()["roberta"]
+    config["text_cfg"]["hf_model_pretrained"] = False
+    path = tmp_path / "model.json"
+    path.write_text(json.dumps(config))
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    (bare / "config.json").write_text((home / "roberta" / "config.json").read_text())
+    found = []
+    for number, given in enumerate(([bare], [home / "roberta"], [home / "roberta", home / "tok"])):
+        repositories = {"org/tok": [home / "tok"], "org/roberta": given}
+        with hub_cache(tmp_path / str(number), repositories):
+            plan = network_plan(Setup(model=str(path)), TrainConfig(batch_size=8))
+            assert plan.start == ""
+            found.append(ContrastiveTrainer(model=str(path), batch_size=8).model_digest())
+    assert len(set(found)) == 1
+
+
+def test_a_tokenizer_whose_class_only_its_models_configuration_names(
+    home: Path, tmp_path: Path
+) -> None:
+    """As bert-base-uncased's and roberta-base's: without the class there is no padding token."""
+    lean = tmp_path / "lean"
+    lean.mkdir()
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "a", "card", *COLORS]
+    (lean / "vocab.txt").write_text("\n".join(words) + "\n")
+    (lean / "tokenizer_config.json").write_text('{"do_lower_case": true, "model_max_length": 512}')
+    kind = {"model_type": "bert", "_name_or_path": "/home/someone/bert"}
+    (lean / "config.json").write_text(json.dumps(kind))
+    with hub_cache(tmp_path / "cache", {"org/tok": [lean]}):
+        folder = _train(home, "clipa.json", "lean")
+    assert json.loads((folder / "config.json").read_text()) == {"model_type": "bert"}
+    with hub_cache(tmp_path / "empty", {}):
+        files = find_model(str(folder))
+        tokens = load_model(files, device="cpu").tokenizer(["A red card."])
+    reference = HFTokenizer(str(lean), context_length=16, strip_sep_token=True)
+    assert torch.equal(tokens, reference(["A red card."]))
+    assert tokens[0, :6].tolist() == [2, 6, words.index("red"), 7, 5, 0]
+    digest = files.digest()
+    (folder / "config.json").write_text('{"model_type": "roberta"}')
+    assert find_model(str(folder)).digest() != digest
+
+
+def test_weights_that_hold_numbers_of_places_can_be_gone_on_from(home: Path) -> None:
+    """As open_clip's roberta models on the hub do."""
+    from safetensors.torch import save_file
+
+    folder = _train(home, "roberta.json", "places")
+    weights = load_file(folder / "model.safetensors")
+    weights["text.transformer.embeddings.position_ids"] = torch.arange(96)[None]
+    save_file(weights, folder / "model.safetensors")
+    again = _train(home, "roberta.json", "after places", init=str(folder))
+    assert load_file(again / "model.safetensors").keys() == weights.keys() - {
+        "text.transformer.embeddings.position_ids"
+    }
+
+
 def test_what_cannot_be_had_or_chosen_is_refused_before_training(home: Path) -> None:
     data = Dataset(name="train", shards=("/no/such.tar",), digest="00", num_rows=64)
     trainer = ContrastiveTrainer(model="ViT-B-16-SigLIP", batch_size=16)
@@ -246,6 +307,105 @@ def test_what_cannot_be_had_or_chosen_is_refused_before_training(home: Path) -> 
     given = ContrastiveTrainer(model=str(home / "clipa.json"), vocabulary=600, batch_size=16)
     with pytest.raises(RecipeError, match=r"vocabulary=600: .* tokenizer org/tok, .* as it is"):
         given.check(data, 1600)
+
+
+@pytest.mark.parametrize("name", ["siglip", "coca", *TRANSFORMERS])
+def test_parts_of_a_batch_can_be_asked_for(name: str, home: Path) -> None:
+    """To see whether rows of a pass are mixed, the network is built without its weights."""
+    config = TrainConfig(batch_size=8, micro_batch_size=4)
+    plan = network_plan(Setup(model=str(home / f"{name}.json")), config)
+    assert plan.config["embed_dim"] in (24, 64)
+
+
+def _changed(home: Path, name: str, path: Path, **text: Any) -> Path:
+    """Write a configuration with other values in its text_cfg; None leaves one out."""
+    config = json.loads((home / f"{name}.json").read_text())
+    values = {**config["text_cfg"], **text}
+    config["text_cfg"] = {key: value for key, value in values.items() if value is not None}
+    path.write_text(json.dumps(config))
+    return path
+
+
+def test_what_does_not_fit_together_is_refused(home: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model.json"
+    bare = _changed(home, "roberta", path, hf_tokenizer_name=None)
+    with pytest.raises(RecipeError, match=r"text tower org/roberta and no tokenizer; add hf_tok"):
+        _train(home, str(bare), "bare")
+    long = _changed(home, "roberta", path, context_length=128)
+    with pytest.raises(SetupError, match=r"96 places for tokens, .* 128; set context_length"):
+        _train(home, str(long), "long")
+    big = save_tokenizer(tmp_path / "big", CAPTIONS, vocabulary=400)
+    document = json.loads((big / "tokenizer.json").read_text())
+    document["model"]["vocab"]["\u0120card"] = 5000
+    (big / "tokenizer.json").write_text(json.dumps(document))
+    other = _changed(home, "roberta", path, hf_tokenizer_name=str(big))
+    with pytest.raises(SetupError, match=r"gives token 5000, .* vectors for 400: .* set vocab"):
+        _train(home, str(other), "other")
+    odd = {**_configs()["clipa"], "embed_dims": 24}
+    path.write_text(json.dumps(odd))
+    with pytest.raises(SetupError, match=r"cannot build the architecture: .*embed_dims"):
+        _train(home, str(path), "odd")
+
+
+def test_tokenizers_are_tried_before_any_shard_is_read(home: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "tokenizer.json").write_text("{}")
+    data = Dataset(name="train", shards=("/no/such.tar",), digest="00", num_rows=64)
+    for text, problem in (
+        ({"hf_tokenizer_name": str(broken)}, "cannot be loaded"),
+        ({"tokenizer_kwargs": 5}, "tokenizer_kwargs is no mapping"),
+        ({"tokenizer_kwargs": {"clean": "unheard-of"}}, "cannot be loaded"),
+    ):
+        path = _changed(home, "clipa", tmp_path / "model.json", **text)
+        with pytest.raises(SetupError, match=problem):
+            ContrastiveTrainer(model=str(path), batch_size=16).check(data, 1600)
+
+
+def test_a_text_tower_from_a_folder_goes_on_without_it(home: Path, tmp_path: Path) -> None:
+    """What was written holds its configuration, under a name that is on no hub."""
+    tower = save_transformer(tmp_path / "my-tower", "roberta")
+    path = _changed(home, "roberta", tmp_path / "model.json", hf_model_name=str(tower))
+    first = _train(home, str(path), "of a folder")
+    shutil.rmtree(tower)
+    text = json.loads((first / "open_clip_config.json").read_text())["model_cfg"]["text_cfg"]
+    assert (text["hf_model_name"], text["hf_model_pretrained"]) == ("my-tower", False)
+    afresh = _train(home, str(first), "afresh")
+    further = _train(home, str(first), "further", init=str(first))
+    for folder in (afresh, further):
+        assert load_model(find_model(str(folder)), device="cpu").network.vocab_size == 400
+
+
+def test_a_model_goes_on_with_its_own_context(home: Path, tmp_path: Path) -> None:
+    """A text tower of the hub has no table of places that would tell."""
+    first = _train(home, "mt5.json", "sixteen")
+    path = _changed(home, "mt5", tmp_path / "model.json", context_length=12)
+    second = _train(home, str(path), "twelve", init=str(first))
+    assert load_model(find_model(str(second)), device="cpu").tokenizer.context_length == 16
+
+
+def test_a_tokenizer_that_is_a_sentencepiece_model_only(home: Path, tmp_path: Path) -> None:
+    """As mt5-base's and nllb's; the reference is the library that made it."""
+    import sentencepiece
+
+    folder, model = tmp_path / "spiece", io.BytesIO()
+    folder.mkdir()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(CAPTIONS * 50), model_writer=model, vocab_size=50, pad_id=0,
+        eos_id=1, unk_id=2, bos_id=-1, hard_vocab_limit=False, minloglevel=2,
+    )  # fmt: skip
+    (folder / "spiece.model").write_bytes(model.getvalue())
+    kind = {"tokenizer_class": "T5Tokenizer", "extra_ids": 0}
+    kind |= {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(kind))
+    options = {"hf_tokenizer_name": str(folder), "tokenizer_kwargs": None}
+    path = _changed(home, "clipa", tmp_path / "model.json", **options)
+    written = _train(home, str(path), "spiece")
+    tokens = load_model(find_model(str(written)), device="cpu").tokenizer(CAPTIONS).tolist()
+    reference = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    for caption, row in zip(CAPTIONS, tokens, strict=True):
+        expected = [*reference.encode(caption), 1]
+        assert row == (expected + [0] * 16)[:16]
 
 
 def test_every_architecture_of_open_clip_can_be_planned(home: Path, tmp_path: Path) -> None:

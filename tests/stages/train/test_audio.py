@@ -234,8 +234,11 @@ def test_texts_may_have_a_tokenizer_of_the_hub_that_goes_on_with_the_model(
     again.train(train, tmp_path / "second", num_samples=32, seed=2)
     before, after = (clap.load(tmp_path / name, test_set, []) for name in ("first", "second"))
     assert not np.allclose(before.vectors["text"], after.vectors["text"])
+    digest = clap.model_digest()
     files = [(tmp_path / name / "tokenizer.json").read_bytes() for name in (".", "first", "second")]
     assert len(set(files)) == 1
+    save_tokenizer(tmp_path, ["quite other words"])
+    assert clap.model_digest() != digest
 
 
 def test_a_row_without_a_side_is_no_part_of_that_pair(
