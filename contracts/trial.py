@@ -107,7 +107,8 @@ class Trainer(abc.ABC):
 
         Goes on from the resumable state in ``folder`` where there is one, and ends with the same
         weights as an unkilled run (CPU, same seed, same threads). ``progress`` gets the samples
-        seen since its last call; ``saved`` is called after each resumable state was written.
+        seen since its last call, first those that the state had seen; ``saved`` is called after
+        each resumable state was written.
         Returns plain data about the run (samples seen, loss curve, device, versions).
 
         Fails: ShardError, not retryable, with the step of a loss that is not finite.

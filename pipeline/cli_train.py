@@ -11,7 +11,7 @@ import click
 
 from winnow.contracts.paths import user_path
 from winnow.contracts.stage import Resources
-from winnow.stages.train._config import Progress, TrainConfig
+from winnow.stages.train._config import Progress, TrainConfig, increments
 from winnow.stages.train._network import Setup
 from winnow.stages.train.on_shards import train_setup
 from winnow.stages.train.shards import shard_paths
@@ -45,7 +45,7 @@ class _Job:
 
     def __call__(self, progress: Callable[[int], None]) -> dict[str, Any]:
         """What each worker runs."""
-        return self.alone(lambda _: progress(self.config.batch_size))
+        return self.alone(increments(progress))
 
 
 def _resolved(model: str) -> str:

@@ -45,11 +45,17 @@ class _Step:
     began: float
     shown: float
     done: int = 0
+    first: tuple[float, int] | None = None
     recent: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=_RECENT))
 
     def rate(self, now: float) -> float:
-        """Return how much is done a second, of late."""
-        since, before = self.recent[0] if self.recent else (self.began, 0)
+        """Return how much is done a second, of late.
+
+        At first it is since the first rows were done: those may be an earlier run's.
+        """
+        since, before = self.recent[0] if self.recent else self.first or (self.began, 0)
+        if self.done == before:
+            since, before = self.began, 0
         return (self.done - before) / max(now - since, 1e-9)
 
 
@@ -71,6 +77,7 @@ class LogProgress(Progress):
         if at is None:
             return
         at.done, now = at.done + rows, time.monotonic()
+        at.first = at.first or (now, at.done)
         if now - at.shown < max(self._every_s, min((now - at.began) / 10, 60.0)):
             return
         rate, left = at.rate(now), max(at.total - at.done, 0)

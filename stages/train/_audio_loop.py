@@ -72,6 +72,8 @@ def train_audio(
     size = config.batch_size
     batches = batch_indices(len(towers.samples.keys), size, config.seed, done.steps)
     device = towers.model.device
+    if done.steps:
+        report(done.steps * size)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         while done.steps < config.num_steps:
             rows = next(batches)

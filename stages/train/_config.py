@@ -83,6 +83,19 @@ class Progress:
     samples_per_s: float
 
 
+def increments(progress: Callable[[int], None]) -> Callable[[Progress], None]:
+    """Return a report for the loop that tells ``progress`` the samples seen since the last one,
+    first those that a resumed state had seen."""
+    seen = 0
+
+    def report(at: Progress) -> None:
+        nonlocal seen
+        progress(at.samples_seen - seen)
+        seen = at.samples_seen
+
+    return report
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Extras:
     """What some losses take beside images and captions.

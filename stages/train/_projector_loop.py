@@ -113,6 +113,8 @@ def train_phases(
         if not done.steps:
             run.enter(0)
             run.perplexities.append(work.perplexity())
+        else:
+            report(run.samples(done.steps))
         while done.steps < total:
             size = phases[run.phase].batch_size
             value = run.step(done.steps)

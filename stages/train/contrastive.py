@@ -21,7 +21,7 @@ from winnow.models.checkpoint import find_model
 from winnow.stages.train import _common
 from winnow.stages.train._augment import augment
 from winnow.stages.train._captions import check_choices
-from winnow.stages.train._config import Progress, TrainConfig
+from winnow.stages.train._config import Progress, TrainConfig, increments
 from winnow.stages.train._network import (
     BUFFER_SAMPLES,
     NUM_LANES,
@@ -218,7 +218,7 @@ class ContrastiveTrainer(Trainer):
         """Train, or go on from the state in ``folder``; see the class.
 
         Each of several workers calls this, with a folder of its own or the same one; the first one
-        writes. ``progress`` counts what this call saw, not what a state from before had seen.
+        writes.
         """
         from winnow.stages.train.on_shards import train_setup
 
@@ -232,7 +232,7 @@ class ContrastiveTrainer(Trainer):
             folder,
             self._config(num_samples=num_samples, seed=seed),
             self._setup(data.digest),
-            report=lambda _: progress(self.batch_size),
+            report=increments(progress),
             saved=saved,
         )
 

@@ -60,6 +60,23 @@ def test_a_long_step_has_its_recent_rate_and_fewer_lines(
     assert lines(caplog)[-1] == "2 trials: done, 360,000 samples in 2 h 00 min"
 
 
+def test_what_an_earlier_run_did_is_no_speed(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trial that goes on says at once what its state had seen; then 10 samples a second."""
+    caplog.set_level(logging.INFO, "winnow.pipeline.progress")
+    now = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    progress = LogProgress(every_s=10.0)
+    progress.start("1 trial", 1000, "samples")
+    now[0] = 5.0
+    progress.advance("1 trial", 600)
+    for _ in range(5):
+        now[0] += 1.0
+        progress.advance("1 trial", 10)
+    assert lines(caplog)[1] == "1 trial: 650 of 1,000 samples, 10/s, 35 s left"
+
+
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [(0, "0 s"), (119.4, "119 s"), (120, "2 min"), (3540, "59 min"), (3599, "1 h 00 min"),

@@ -44,8 +44,8 @@ def capfilt(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "trial.batch_size=8",
         # Anything that an untrained captioner says passes; the raw captions are judged.
         *(f"stages.{name}.threshold=-1.0" for name in ("passing", "second")),
-        *(f"stages.{name}.keep_cut=true" for name in ("captions", "captions_2")),
-        *(f"stages.{name}.max_tokens=8" for name in ("captions", "captions_2")),
+        *(f"stages.{name}.keep_cut=true" for name in ("captions", "captions_2", "sampled")),
+        *(f"stages.{name}.max_tokens=8" for name in ("captions", "captions_2", "sampled")),
     ]
     arms = ("raw", "synthetic", "all_passing", "raw_else_synthetic", "second_round")
     named = [part for arm in arms for part in ("--arm", arm)]

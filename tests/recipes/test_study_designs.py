@@ -134,6 +134,7 @@ def test_capfilt_has_its_policies_and_a_pool_of_bad_captions() -> None:
         "all_passing",
         "mixed",
         "raw_else_synthetic",
+        "sampled",
         "second_round",
         "oracle",
     }
