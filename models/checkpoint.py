@@ -28,7 +28,7 @@ from winnow.contracts.paths import user_path
 from winnow.models.file_digest import named_digest
 from winnow.models.hub_text import saved_transformer, tokenizer_files, tokenizer_folder
 from winnow.models.language_files import CONFIG_NAME as TRANSFORMER_CONFIG
-from winnow.models.language_files import TOKENIZER_FILES
+from winnow.models.language_files import tokenizer_files as listed_files
 from winnow.models.package_files import package_folder
 from winnow.models.tokenizer import MERGES_NAME
 
@@ -89,11 +89,10 @@ class ModelFiles:
         """Return the files that decide how text becomes tokens, in a fixed order."""
         if self.tokenizer is None:
             return [_open_clip_folder() / "bpe_simple_vocab_16e6.txt.gz"]
-        merges = [path for path in [self.tokenizer / MERGES_NAME] if path.is_file()]
-        if self.config["text_cfg"].get("hf_tokenizer_name"):
-            return [*merges, *tokenizer_files(self.tokenizer)]
-        named = (self.tokenizer / name for name in TOKENIZER_FILES)
-        return [*merges, *(path for path in named if path.is_file())]
+        merges = self.tokenizer / MERGES_NAME
+        named = self.config["text_cfg"].get("hf_tokenizer_name")
+        files = tokenizer_files(self.tokenizer) if named else listed_files(self.tokenizer)
+        return [merges, *files] if merges.is_file() else files
 
 
 def embedding_width(model: str, pretrained: str | None = None) -> int:

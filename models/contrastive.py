@@ -27,7 +27,12 @@ from torchvision.transforms import Compose, Normalize
 from winnow.contracts.errors import SetupError
 from winnow.models.checkpoint import CONFIG_NAME, WEIGHTS_NAME, ModelFiles
 from winnow.models.devices import DTYPES, Precision, choose_device
-from winnow.models.hub_text import save_text_files, saved_text_config, text_transformer
+from winnow.models.hub_text import (
+    save_text_files,
+    saved_text_config,
+    starts_from_weights,
+    text_transformer,
+)
 from winnow.models.language_files import INSTALL
 from winnow.models.pixels import eight_bits, on_white
 from winnow.models.tokenizer import CLIP_VOCABULARY, MERGES_NAME, Tokenizer, write_merges
@@ -252,7 +257,7 @@ def build_network(config: Mapping[str, Any], *, seed: int, folder: Path | None =
     arguments = copy.deepcopy(dict(config))
     text = arguments["text_cfg"]
     custom = arguments.pop("custom_text", False) or "hf_model_name" in text
-    transformer = text_transformer(text, folder, weights=text.get("hf_model_pretrained", True))
+    transformer = text_transformer(text, folder, weights=starts_from_weights(text))
     if transformer is not None:
         text["hf_model_name"] = str(transformer.folder)
     with torch.random.fork_rng(devices=[]):
@@ -293,9 +298,8 @@ def load_weights(network: nn.Module, files: ModelFiles) -> None:
         msg = f"the weights of {files.name} cannot be read from {files.weights}: {error}"
         raise SetupError(msg) from error
     own = network.state_dict()
-    decoder = ("text_decoder.", "logit_bias")
-    # Numbers of places, which transformers saved with the weights until 4.31.
-    left_out = (*decoder, "text.transformer.embeddings.position_ids")
+    # The last one: numbers of places, which transformers saved with the weights until 4.31.
+    left_out = ("text_decoder.", "logit_bias", "text.transformer.embeddings.position_ids")
     given = {k: v for k, v in given.items() if k in own or not k.startswith(left_out)}
     wanted = {k: v for k, v in own.items() if k in given or k != "logit_bias"}
     problem = next((k for k in [*wanted, *given] if _shape(wanted, k) != _shape(given, k)), None)

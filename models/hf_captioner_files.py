@@ -12,7 +12,7 @@ from pathlib import Path
 
 from winnow.contracts.errors import SetupError
 from winnow.contracts.paths import user_path
-from winnow.models.language_files import LanguageFiles, hub_snapshot, is_path
+from winnow.models.language_files import LanguageFiles, hub_folder, is_path
 
 _PROCESSOR = (
     "preprocessor_config.json",
@@ -47,7 +47,10 @@ def find_captioner(name: str) -> CaptionerFiles:
     Fails: SetupError where files are missing, where there are only pickled weights, where the hub
     cannot be reached.
     """
-    folder = user_path(name) if is_path(name) else _hub_folder(name)
+    if is_path(name):
+        folder = user_path(name)
+    else:
+        folder = hub_folder(name, _PATTERNS, who=f"model={name!r}")
     if not (folder / "config.json").is_file():
         msg = f"model={name!r}: {folder / 'config.json'} is missing; a model needs it"
         raise SetupError(msg)
@@ -58,12 +61,3 @@ def find_captioner(name: str) -> CaptionerFiles:
         )
         raise SetupError(msg)
     return CaptionerFiles(name=name, folder=folder)
-
-
-def _hub_folder(name: str) -> Path:
-    try:
-        return hub_snapshot(name, _PATTERNS)
-    except (OSError, ValueError) as error:
-        hint = f"; for a folder write ./{name}" if Path(name).is_dir() else ""
-        msg = f"model={name!r} cannot be had from the Hugging Face hub{hint}: {error}"
-        raise SetupError(msg) from error

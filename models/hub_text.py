@@ -3,7 +3,7 @@
     hf_tokenizer_name   the tokenizer of SigLIP, CLIPA and others; a model's own files come first
     hf_model_name       a transformer as the text tower (roberta, mt5, nllb ...)
 
-Both are names on the hub (looked for in its cache first when there is no network), or folders:
+Both are names on the hub (without a network: in its cache), or folders:
 ``./folder``, ``/folder``, ``~/folder``.
 """
 
@@ -21,11 +21,12 @@ from winnow.models.file_digest import files_digest
 from winnow.models.language_files import (
     CONFIG_NAME,
     TOKENIZER_FILES,
-    WEIGHT_PATTERNS,
     LanguageFiles,
-    hub_snapshot,
+    hub_folder,
+    hub_folder_with_weights,
     is_path,
 )
+from winnow.models.language_files import tokenizer_files as listed_files
 
 TRANSFORMER_FOLDER = "text_transformer"
 """In a saved model's folder: the configuration of a text tower that is a transformer of the hub."""
@@ -54,7 +55,7 @@ def tokenizer_files(folder: Path) -> list[Path]:
 
     Where tokenizer_config.json names no class (bert-base-uncased, roberta-base), config.json does.
     """
-    found = [path for name in TOKENIZER_FILES if (path := folder / name).is_file()]
+    found = listed_files(folder)
     config = folder / CONFIG_NAME
     named = _read(folder / "tokenizer_config.json").get("tokenizer_class")
     return [*found, config] if found and not named and config.is_file() else found
@@ -80,13 +81,8 @@ def text_transformer(
     saved = None if weights else saved_transformer(own)
     if saved is not None:
         return LanguageFiles(name=str(name), folder=saved)
-    files = None
-    for patterns in WEIGHT_PATTERNS if weights else ((),):
-        folder = _folder(str(name), (CONFIG_NAME, *patterns), what="text tower")
-        files = LanguageFiles(name=str(name), folder=folder)
-        if not weights or files.weights:
-            break
-    assert files is not None
+    folder = _folder(str(name), (CONFIG_NAME,), what="text tower", weights=weights)
+    files = LanguageFiles(name=str(name), folder=folder)
     if not files.config.is_file():
         msg = f"the text tower {name}: {files.config} is missing"
         raise SetupError(msg)
@@ -99,11 +95,21 @@ def text_transformer(
     return files
 
 
-def transformer_digest(files: LanguageFiles, *, weights: bool) -> str:
-    """Return 32 hex digits over the configuration, and the weights where it starts from them.
+def starts_from_weights(text: Mapping[str, Any]) -> bool:
+    """Whether a text transformer starts from the weights on the hub: open_clip's default."""
+    return bool(text.get("hf_model_pretrained", True))
+
+
+def transformer_digest(text: Mapping[str, Any], own: Path | None) -> str:
+    """Return 32 hex digits over the text transformer's configuration, and its weights where it
+    starts from them; "" where ``text_cfg`` names none.
 
     Whatever else lies in the same folder of the hub's cache does not count.
     """
+    weights = starts_from_weights(text)
+    files = text_transformer(text, own, weights=weights)
+    if files is None:
+        return ""
     return files_digest([files.config, *(files.weights if weights else [])])
 
 
@@ -156,16 +162,13 @@ def _read(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _folder(name: str, patterns: tuple[str, ...], *, what: str) -> Path:
-    if is_path(name):
-        folder = user_path(name)
-        if not folder.is_dir():
-            msg = f"the {what} {name}: there is no such folder"
-            raise SetupError(msg)
-        return folder
-    try:
-        return hub_snapshot(name, patterns)
-    except (OSError, ValueError) as error:
-        hint = f"; for a folder write ./{name}" if Path(name).is_dir() else ""
-        msg = f"the {what} {name} cannot be had from the Hugging Face hub{hint}: {error}"
-        raise SetupError(msg) from error
+def _folder(name: str, patterns: tuple[str, ...], *, what: str, weights: bool = False) -> Path:
+    who = f"the {what} {name}"
+    if not is_path(name):
+        had = hub_folder_with_weights if weights else hub_folder
+        return had(name, patterns, who=who)
+    folder = user_path(name)
+    if not folder.is_dir():
+        msg = f"{who}: there is no such folder"
+        raise SetupError(msg)
+    return folder

@@ -25,8 +25,6 @@ INSTALL = 'pip install "winnow-data[captions]"'
 CONFIG_NAME = "config.json"
 _SAFE = ("model.safetensors", "model.safetensors.index.json", "model-*.safetensors")
 _BIN = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*.bin")
-WEIGHT_PATTERNS = (_SAFE, _BIN)
-"""File names of weights, in the order in which they are looked for."""
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -40,6 +38,11 @@ TOKENIZER_FILES = (
     "tokenizer.model",
 )
 """What decides how text becomes tokens, in transformers' folders."""
+
+
+def tokenizer_files(folder: Path) -> list[Path]:
+    """Return those of ``TOKENIZER_FILES`` that are in a folder, in their order."""
+    return [path for name in TOKENIZER_FILES if (path := folder / name).is_file()]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,7 +66,7 @@ class LanguageFiles:
 
         safetensors win over .bin; an index wins over a single file, as in transformers.
         """
-        for single, index, pieces in WEIGHT_PATTERNS:
+        for single, index, pieces in (_SAFE, _BIN):
             if (self.folder / single).is_file():
                 return [self.folder / single]
             if (self.folder / index).is_file():
@@ -78,7 +81,7 @@ class LanguageFiles:
     @property
     def tokenizer(self) -> list[Path]:
         """The files that decide how text becomes tokens, in a fixed order."""
-        return [path for name in TOKENIZER_FILES if (path := self.folder / name).is_file()]
+        return tokenizer_files(self.folder)
 
     def digest(self) -> str:
         """Return 32 hex digits over configuration, weights and tokenizer; not over the path.
@@ -99,7 +102,8 @@ def find_language_model(name: str, *, allow_random: bool = False) -> LanguageFil
     elif is_path(name):
         folder = user_path(name)
     else:
-        folder = _hub_folder(name)
+        who = f"language_model={name!r} is neither {PACKAGED} nor a folder (./folder), and"
+        folder = hub_folder_with_weights(name, (CONFIG_NAME, *TOKENIZER_FILES), who=who)
     files = LanguageFiles(name=name, folder=folder)
     if not files.config.is_file():
         msg = f"language_model={name!r}: {files.config} is missing; a model needs its configuration"
@@ -127,19 +131,25 @@ def is_path(name: str) -> bool:
     return name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).is_absolute()
 
 
-def _hub_folder(name: str) -> Path:
-    """Download what a model needs, .bin files only where there are no safetensors."""
+def hub_folder(name: str, patterns: tuple[str, ...], *, who: str) -> Path:
+    """As ``hub_snapshot``; ``who`` begins the message of a model that cannot be had.
+
+    Fails: SetupError.
+    """
     try:
-        folder = hub_snapshot(name, (CONFIG_NAME, *TOKENIZER_FILES, *_SAFE))
-        if not LanguageFiles(name=name, folder=folder).weights:
-            folder = hub_snapshot(name, (CONFIG_NAME, *TOKENIZER_FILES, *_BIN))
+        return hub_snapshot(name, patterns)
     except (OSError, ValueError) as error:
         hint = f"; for a folder write ./{name}" if Path(name).is_dir() else ""
-        msg = (
-            f"language_model={name!r} is neither {PACKAGED} nor a folder (./folder), and cannot be "
-            f"had from the Hugging Face hub{hint}: {error}"
-        )
+        msg = f"{who} cannot be had from the Hugging Face hub{hint}: {error}"
         raise SetupError(msg) from error
+
+
+def hub_folder_with_weights(name: str, patterns: tuple[str, ...], *, who: str) -> Path:
+    """As ``hub_folder``, with weights; .bin files only where there are no safetensors."""
+    for weights in (_SAFE, _BIN):
+        folder = hub_folder(name, (*patterns, *weights), who=who)
+        if LanguageFiles(name=name, folder=folder).weights:
+            break
     return folder
 
 

@@ -45,7 +45,6 @@ class _Step:
     began: float
     shown: float
     done: int = 0
-    first: tuple[float, int] | None = None
     recent: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=_RECENT))
 
     def rate(self, now: float) -> float:
@@ -53,7 +52,7 @@ class _Step:
 
         At first it is since the first rows were done: those may be an earlier run's.
         """
-        since, before = self.recent[0] if self.recent else self.first or (self.began, 0)
+        since, before = self.recent[0]
         if self.done == before:
             since, before = self.began, 0
         return (self.done - before) / max(now - since, 1e-9)
@@ -77,7 +76,8 @@ class LogProgress(Progress):
         if at is None:
             return
         at.done, now = at.done + rows, time.monotonic()
-        at.first = at.first or (now, at.done)
+        if not at.recent:
+            at.recent.append((now, at.done))
         if now - at.shown < max(self._every_s, min((now - at.began) / 10, 60.0)):
             return
         rate, left = at.rate(now), max(at.total - at.done, 0)

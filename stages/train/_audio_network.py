@@ -62,8 +62,11 @@ class ImageTextPlan:
 
     @property
     def digest(self) -> str:
-        """Digest of the weights it starts from, "" for fresh ones."""
-        return self.fresh.start if self.fresh is not None else self.init.digest()  # type: ignore[union-attr]
+        """Digest of the weights it starts from (of a text tower of the hub), "" for fresh ones."""
+        if self.fresh is not None:
+            return self.fresh.start
+        assert self.init is not None
+        return self.init.digest()
 
     def resize(self, *, augmented: bool) -> Callable[[Any], Any]:
         """Return what makes pictures small; a little larger where random crops follow."""

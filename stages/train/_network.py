@@ -15,7 +15,7 @@ from winnow.contracts.errors import RecipeError
 from winnow.models.checkpoint import ModelFiles, architecture, architecture_folder, find_model
 from winnow.models.file_digest import files_digest
 from winnow.models.hub_text import (
-    text_transformer,
+    starts_from_weights,
     tokenizer_files,
     tokenizer_folder,
     transformer_digest,
@@ -35,7 +35,6 @@ from winnow.stages.train.streaming import StreamConfig
 if TYPE_CHECKING:
     from torch import nn
 
-    from winnow.models.language_files import LanguageFiles
 
 NUM_LANES = 1
 BUFFER_SAMPLES = 4096
@@ -189,10 +188,8 @@ def network_plan(setup: Setup, config: TrainConfig) -> NetworkPlan:
         from winnow.models.caption_vectors import describe
 
         describe(setup.separation_encoder)
-    folder = architecture_folder(setup.model)
     init = None if setup.init is None else _init(network, setup)
-    if init is not None and init.text_transformer is not None:
-        folder = init.weights.parent
+    folder = _own_folder(setup, init)
     size: Any = network["vision_cfg"].get("image_size", 224)
     height, width = (size, size) if isinstance(size, int) else size
     if height != width:
@@ -200,21 +197,26 @@ def network_plan(setup: Setup, config: TrainConfig) -> NetworkPlan:
         raise RecipeError(msg)
     if 0 < config.micro_batch_size < config.batch_size:
         _check_rows_apart(network, setup, config, folder)
-    transformer, weights = _transformer(network, folder) if init is None else (None, False)
-    tokenizer = init.tokenizer if init is not None else _hub_tokenizer(network, folder)
-    if tokenizer is not None and network["text_cfg"].get("hf_tokenizer_name"):
+    text = network["text_cfg"]
+    if init is None:
+        digest = transformer_digest(text, folder)
+        start = digest if starts_from_weights(text) else ""
+        tokenizer = tokenizer_folder(text, folder)
+    else:
+        tokenizer = init.tokenizer if text.get("hf_tokenizer_name") else None
+        start = init.digest()
+    if tokenizer is not None:
         from winnow.models.contrastive import text_tokenizer
 
         text_tokenizer(network, tokenizer, name=setup.model)
-    start = transformer_digest(transformer, weights=True) if transformer and weights else ""
     return NetworkPlan(
         config=network,
         preprocess={**described.get("preprocess_cfg", {}), "size": (height, width)},
         setup=setup,
         init=init,
-        tokenizer=tokenizer if network["text_cfg"].get("hf_tokenizer_name") else None,
+        tokenizer=tokenizer,
         folder=folder,
-        start=start if init is None else init.digest(),
+        start=start,
     )
 
 
@@ -229,31 +231,22 @@ def architecture_parts(model: str, init: ModelFiles | None = None) -> list[Any]:
     network, folder = described["model_cfg"], architecture_folder(model)
     text = network["text_cfg"]
     parts: list[Any] = [{**described, "model_cfg": {**network, "text_cfg": without_paths(text)}}]
-    if init is not None:
-        if text.get("hf_model_name") and init.text_transformer is None:
-            found = text_transformer(text, folder, weights=False)
-            parts += [] if found is None else [transformer_digest(found, weights=False)]
+    if init is None:
+        tokenizer = tokenizer_folder(text, folder)
+        parts += [] if tokenizer is None else [files_digest(tokenizer_files(tokenizer))]
+    elif init.text_transformer is None:
+        text = {**text, "hf_model_pretrained": False}
+    else:
         return parts
-    tokenizer, (transformer, weights) = (
-        _hub_tokenizer(network, folder),
-        _transformer(network, folder),
-    )
-    parts += [] if tokenizer is None else [files_digest(tokenizer_files(tokenizer))]
-    parts += [] if transformer is None else [transformer_digest(transformer, weights=weights)]
-    return parts
+    transformer = transformer_digest(text, folder)
+    return [*parts, transformer] if transformer else parts
 
 
-def _hub_tokenizer(network: Mapping[str, Any], folder: Path | None) -> Path | None:
-    return tokenizer_folder(network["text_cfg"], folder)
-
-
-def _transformer(
-    network: Mapping[str, Any], folder: Path | None
-) -> tuple[LanguageFiles | None, bool]:
-    """Return the text tower's files, and whether it starts from the weights among them."""
-    text = network["text_cfg"]
-    weights = bool(text.get("hf_model_pretrained", True))
-    return text_transformer(text, folder, weights=weights), weights
+def _own_folder(setup: Setup, init: ModelFiles | None) -> Path | None:
+    """The folder where the text tower's configuration may lie."""
+    if init is not None and init.text_transformer is not None:
+        return init.weights.parent
+    return architecture_folder(setup.model)
 
 
 def _check_vocabulary(network: dict[str, Any], setup: Setup) -> None:
@@ -317,8 +310,7 @@ def _init(network: dict[str, Any], setup: Setup) -> ModelFiles:
     if text.get("hf_model_name"):
         text["hf_model_pretrained"] = False
         text["context_length"] = int(given.get("context_length", CONTEXT_LENGTH))
-    folder = files.weights.parent if files.text_transformer else architecture_folder(setup.model)
-    load_weights(_built(network, setup, 0, folder), files)
+    load_weights(_built(network, setup, 0, _own_folder(setup, files)), files)
     return files
 
 

@@ -39,13 +39,19 @@ def test_a_long_step_is_told_with_its_rate_and_what_is_left(
     assert lines(caplog)[2].endswith("/s, 0 s left")
 
 
+@pytest.fixture
+def now(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A clock that stands, in seconds; what is told is kept."""
+    caplog.set_level(logging.INFO, "winnow.pipeline.progress")
+    time = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: time[0])
+    return time
+
+
 def test_a_long_step_has_its_recent_rate_and_fewer_lines(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    caplog: pytest.LogCaptureFixture, now: list[float]
 ) -> None:
     """An hour of nothing, then 100 samples a second: what is left goes by the last lines."""
-    caplog.set_level(logging.INFO, "winnow.pipeline.progress")
-    now = [0.0]
-    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
     progress = LogProgress(every_s=10.0)
     progress.start("2 trials", 1_000_000, "samples")
     now[0] = 3600.0
@@ -61,12 +67,9 @@ def test_a_long_step_has_its_recent_rate_and_fewer_lines(
 
 
 def test_what_an_earlier_run_did_is_no_speed(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    caplog: pytest.LogCaptureFixture, now: list[float]
 ) -> None:
     """A trial that goes on says at once what its state had seen; then 10 samples a second."""
-    caplog.set_level(logging.INFO, "winnow.pipeline.progress")
-    now = [0.0]
-    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
     progress = LogProgress(every_s=10.0)
     progress.start("1 trial", 1000, "samples")
     now[0] = 5.0
